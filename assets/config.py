@@ -1,0 +1,64 @@
+"""The sections of params.yaml that the data stages read, and the list of all sections there are."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from assets.errors import ConfigError, message
+from assets.section import Section, parse, read_yaml, unknown
+
+SECTIONS = ("profile", "machine", "store", "datasets", "recipes", "runs", "evaluation", "report")
+
+
+class MachineConfig(Section):
+    """How this machine is used. Never hashed: no value here may change a byte of a result."""
+
+    workers: int = Field(ge=0, le=256)
+    """Processes that make or load data beside the main one; 0 works in the main process."""
+    threads: int = Field(ge=0, le=1024)
+    """Threads of PyTorch's CPU kernels; 0 leaves its default, the number of cores."""
+    device: Literal["auto", "cpu", "cuda"]
+    """Where models run; auto takes a GPU when there is one."""
+
+
+def read_sections(params: Path) -> dict[str, Any]:
+    """Read params.yaml and refuse unknown or missing top-level sections.
+
+    Args:
+        params: The file.
+
+    Returns:
+        Section name -> plain data.
+
+    Raises:
+        ConfigError: The file is unreadable, or a section is unknown or missing.
+    """
+    data = read_yaml(params)
+    for key in data:
+        if key not in SECTIONS:
+            raise ConfigError(f"{params}: {unknown(str(key), list(SECTIONS), 'section')}")
+    if missing := [section for section in SECTIONS if section not in data]:
+        raise ConfigError(message(f"{params} lacks the sections {', '.join(missing)}", fix="copy them from profiles/"))
+    return data
+
+
+def entry(data: dict[str, Any], section: str, name: str, params: Path) -> Any:
+    """Return ``data[section][name]``, or say which names there are.
+
+    Args:
+        data: All sections.
+        section: A section that maps names to configs, e.g. ``"datasets"``.
+        name: The wanted key.
+        params: The file's name, for the error.
+    """
+    entries = data[section]
+    if not isinstance(entries, dict) or name not in entries:
+        names = [str(key) for key in entries] if isinstance(entries, dict) else []
+        raise ConfigError(f"{params}: {section}: {unknown(name, names, section.removesuffix('s'))}")
+    return entries[name]
+
+
+def load_machine(params: Path) -> MachineConfig:
+    """Read the section ``machine``."""
+    return parse(MachineConfig, read_sections(params)["machine"], f"{params}: machine")
