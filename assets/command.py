@@ -1,0 +1,38 @@
+"""What every stage command shares: a user's mistake becomes one clean line and an exit code, never a traceback."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from assets.errors import ConfigError, DataError, StoreError
+
+USER_ERROR = 2
+DISK_FULL = 3
+INTERRUPTED = 130
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run one stage and turn the faults a user can mend into a message on stderr.
+
+    Args:
+        action: The stage with its arguments bound.
+
+    Returns:
+        The exit code: 0 when it went well, 2 for a wrong config, wrong data or an unreachable store, 3 when the disk
+        is full, 130 after Ctrl-C. Anything else is our own bug and keeps its traceback.
+    """
+    try:
+        action()
+    except (ConfigError, DataError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; finished parts stay under work/, run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: no space left on the disk{place}; free some and run the same command again", file=sys.stderr)
+        return DISK_FULL
+    return 0
