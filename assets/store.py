@@ -163,6 +163,11 @@ def find_credentials(
     )
 
 
+def has_credentials(config: StoreConfig, folder: Path = STORE_FOLDER) -> bool:
+    """Say whether ``credentials.json`` has keys for this server."""
+    return _from_file(config, folder) is not None
+
+
 def make_credentials(config: StoreConfig, folder: Path = STORE_FOLDER) -> Credentials:
     """Return the keys of an embedded store, made at random the first time (file mode 0600)."""
     if (found := _from_file(config, folder)) is not None:
