@@ -20,6 +20,8 @@ class MachineConfig(Section):
     """Threads of PyTorch's CPU kernels; 0 leaves its default, the number of cores."""
     device: Literal["auto", "cpu", "cuda"]
     """Where models run; auto takes a GPU when there is one."""
+    tensorboard: bool
+    """Write TensorBoard event files beside the curves (needs the extra ``tensorboard``)."""
 
 
 def read_sections(params: Path) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""``python -m training pretrain --name RUN``: the training stages without DVC or Dagster."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from assets.command import guarded
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Training stages of clipfoundry.")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    stage = stages.add_parser(
+        "pretrain",
+        help="train one run of params.yaml and export it",
+        description="Trains runs.NAME, resumes where an earlier attempt stopped, and publishes the model. "
+        'For several processes start it under torchrun: "torchrun --nproc-per-node 2 -m training pretrain ...".',
+    )
+    stage.add_argument("--name", required=True, help="key in the section runs")
+    stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    stage.add_argument("--raw", type=Path, help="raw data set (default: data/raw/DATASET of the run)")
+    stage.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the run)")
+    stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
+    stage.add_argument("--log", type=Path, help="run folder to write (default: runs/NAME)")
+    return parser
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from training.config import load_run  # noqa: PLC0415 - after --help, which must be quick
+
+    dataset = load_run(arguments.params, arguments.name).dataset
+    from training.pretrain import Paths, pretrain  # noqa: PLC0415 - after the config check, torch is slow to import
+
+    paths = Paths(
+        raw=arguments.raw or Path("data/raw") / dataset,
+        valid=arguments.valid or Path("data/valid") / dataset,
+        out=arguments.out or Path("models") / arguments.name,
+        log=arguments.log or Path("runs") / arguments.name,
+    )
+    pretrain(arguments.name, arguments.params, paths)
+
+
+if __name__ == "__main__":
+    arguments = _parser().parse_args()
+    sys.exit(guarded(lambda: _pretrain(arguments)))

@@ -1,0 +1,202 @@
+"""The sections of params.yaml that training reads: recipes (how) and runs (which recipe on which data, which seed)."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from assets.config import entry, read_sections
+from assets.errors import ConfigError, message
+from assets.section import Section, parse, unknown
+from training.methods import METHODS
+
+
+class VisionTransformer(Section):
+    """A plain ViT of open_clip."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=8)
+    patch_size: int = Field(ge=1)
+    head_width: int = Field(default=64, ge=8)
+    """Channels per attention head; width must be a multiple."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    pool_type: Literal["tok", "avg"] = "tok"
+    """What represents the image: the class token or the mean of the patch tokens."""
+
+
+class TextTransformer(Section):
+    """The causal text transformer of CLIP with its byte-pair tokenizer of 49,408 entries."""
+
+    context_length: int = Field(ge=8, le=4096)
+    width: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    layers: int = Field(ge=1)
+
+
+class CustomTowers(Section):
+    """Both towers spelt out."""
+
+    kind: Literal["custom"]
+    embed_dim: int = Field(ge=2)
+    image_size: int = Field(ge=8, le=4096)
+    vision: VisionTransformer
+    text: TextTransformer
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CustomTowers":
+        if self.image_size % self.vision.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.vision.patch_size}")
+        if self.vision.width % self.vision.head_width:
+            raise ValueError(f"vision width {self.vision.width} is not a multiple of head_width {self.vision.head_width}")
+        if self.text.width % self.text.heads:
+            raise ValueError(f"text width {self.text.width} is not a multiple of heads {self.text.heads}")
+        return self
+
+
+class NamedTowers(Section):
+    """Towers by the name of an open_clip architecture, e.g. ``ViT-B-16``; always freshly initialised."""
+
+    kind: Literal["open_clip"]
+    name: str
+
+
+Towers = Annotated[CustomTowers | NamedTowers, Field(discriminator="kind")]
+
+
+class ViewsConfig(Section):
+    """The random view of an image that training sees; drawn from (seed, epoch, key)."""
+
+    crop_area: tuple[float, float]
+    """Range of the crop's share of the image area; (1, 1) keeps the whole image."""
+    crop_aspect: tuple[float, float] = (0.75, 4 / 3)
+    """Range of the crop's width over height, drawn log-uniformly."""
+    flip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a horizontal flip; captions that say left and right forbid it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ViewsConfig":
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area must be ordered inside (0, 1], got {self.crop_area}")
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ValueError(f"crop_aspect must be ordered and positive, got {self.crop_aspect}")
+        return self
+
+
+class BudgetConfig(Section):
+    """How much training: the unit in which recipes are compared."""
+
+    samples_seen: int = Field(ge=1)
+    """Pairs shown in all, repeats counted."""
+    batch_size: int = Field(ge=2)
+    """Global contrastive batch, over all processes."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; the last one completes the budget."""
+        return -(-self.samples_seen // self.batch_size)
+
+
+class OptimConfig(Section):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    eps: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    gradient_clip: float | None = Field(gt=0)
+    """Largest global gradient norm; null for none."""
+
+
+class RecipeConfig(Section):
+    """One way to train; the section ``recipes.NAME``."""
+
+    method: dict[str, Any]
+    """``kind`` names the method, the rest is that method's own Config."""
+    towers: Towers
+    views: ViewsConfig
+    budget: BudgetConfig
+    optim: OptimConfig
+    precision: Literal["fp32", "bf16"]
+    compile: bool = False
+    """Compile the method with torch.compile."""
+    log_every: int = Field(ge=1)
+    """Steps between two rows of the training curves."""
+    checkpoint_every: int = Field(ge=1)
+    """Steps between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _known_method(self) -> "RecipeConfig":
+        kind = self.method.get("kind")
+        if kind not in METHODS:
+            raise ValueError("method.kind: " + unknown(str(kind), list(METHODS), "method"))
+        return self
+
+
+class RunConfig(Section):
+    """One row of the experiment; the section ``runs.NAME``."""
+
+    recipe: str
+    dataset: str
+    policy: Literal["none"]
+    """Which part of the data set is used; none takes all accepted samples."""
+    seed: int = Field(ge=0, lt=2**32)
+
+
+def load_recipe(params: Path, name: str) -> RecipeConfig:
+    """Read and check ``recipes.NAME``.
+
+    Args:
+        params: The params.yaml to read.
+        name: The recipe.
+
+    Raises:
+        ConfigError: Unknown recipe or key, wrong type or value.
+    """
+    data = entry(read_sections(params), "recipes", name, params)
+    return parse(RecipeConfig, data, f"{params}: recipes.{name}")
+
+
+def load_run(params: Path, name: str) -> RunConfig:
+    """Read and check ``runs.NAME`` and that its recipe and data set exist.
+
+    Args:
+        params: The params.yaml to read.
+        name: The run.
+
+    Raises:
+        ConfigError: Unknown run, recipe or data set, or a wrong value.
+    """
+    sections = read_sections(params)
+    run = parse(RunConfig, entry(sections, "runs", name, params), f"{params}: runs.{name}")
+    entry(sections, "datasets", run.dataset, params)
+    entry(sections, "recipes", run.recipe, params)
+    return run
+
+
+def check_batch(budget: BudgetConfig, num_samples: int, world_size: int) -> None:
+    """Refuse a batch that the processes or the data cannot fill.
+
+    Args:
+        budget: The recipe's budget.
+        num_samples: Accepted training pairs.
+        world_size: Number of processes.
+
+    Raises:
+        ConfigError: With the numbers.
+    """
+    if budget.batch_size % world_size:
+        raise ConfigError(
+            message("budget.batch_size does not divide by the processes", budget.batch_size, f"a multiple of {world_size}")
+        )
+    if num_samples < budget.batch_size:
+        raise ConfigError(
+            message(
+                "the training split has fewer pairs than one batch",
+                num_samples,
+                f"at least {budget.batch_size}",
+                "lower recipes.*.budget.batch_size or add data",
+            )
+        )

@@ -1,0 +1,75 @@
+"""Processes and devices: one process by default, many under torchrun; gloo on CPU, nccl on GPU."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from assets.config import MachineConfig
+from assets.errors import ConfigError, message
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+
+def pick_device(machine: MachineConfig, local_rank: int = 0) -> torch.device:
+    """Choose the device the config asks for.
+
+    Args:
+        machine: Section ``machine``.
+        local_rank: Number of this process on its machine.
+
+    Raises:
+        ConfigError: A GPU is demanded and there is none.
+    """
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(message("machine.device is cuda, but PyTorch sees no GPU", fix='set it to "auto" or "cpu"'))
+    if machine.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def world(machine: MachineConfig) -> Iterator[World]:
+    """Join the processes that torchrun started, or stand alone; leave again at the end.
+
+    Args:
+        machine: Threads and device.
+
+    Yields:
+        This process's place.
+    """
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's own variables
+    rank = int(os.environ.get("RANK", "0"))
+    device = pick_device(machine, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, device)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,59 @@
+"""The README.md of an exported model: a Hugging Face model card that says how to load it and what it was made from."""
+
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+_CARD = """---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+license: apache-2.0
+tags:
+- clip
+- clipfoundry
+---
+# {{ name }}
+
+A language-image model pretrained by clipfoundry with the recipe `{{ run.recipe }}` (method `{{ recipe.method.kind }}`) on the
+data set `{{ run.dataset }}` (policy `{{ run.policy }}`), seed {{ run.seed }}.
+
+```python
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH/TO/THIS/FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH/TO/THIS/FOLDER")
+```
+
+| | |
+| --- | --- |
+| training pairs | {{ num_pairs }} |
+| samples seen | {{ recipe.budget.samples_seen }} |
+| global batch | {{ recipe.budget.batch_size }} |
+| peak learning rate | {{ recipe.optim.lr }} |
+| precision | {{ recipe.precision }} |
+{% for input, version in inputs.items() -%}
+| version of `{{ input }}` data | `{{ version }}` |
+{% endfor %}
+The complete config is in `config.json`, checksums and inputs are in `manifest.json`; scores are in the project's
+`reports/leaderboard.html`.
+
+**Use and limits.** Made for research on pretraining. It knows what its training pairs show and nothing else; it has not
+been tested for bias or safety. The licence above covers the weights and this card; the data set's own card names the
+licences of the pictures and captions.
+"""
+
+
+def model_card(name: str, config: dict[str, Any], inputs: dict[str, str], num_pairs: int) -> str:
+    """Write the card.
+
+    Args:
+        name: The run.
+        config: ``{"run": ..., "recipe": ...}`` as resolved.
+        inputs: Input name -> version.
+        num_pairs: Accepted training pairs.
+
+    Returns:
+        Markdown with front matter; the same arguments give the same text.
+    """
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
+    return template.render(name=name, num_pairs=num_pairs, inputs=inputs, **config)

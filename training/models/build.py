@@ -1,0 +1,123 @@
+"""From a recipe to an open_clip model, its tokenizer and the method around it; and from a model to an export folder."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.push_to_hf_hub import save_config_for_hf
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
+from safetensors.torch import save_file
+from torch import nn
+
+from assets.errors import ConfigError
+from assets.section import parse, unknown
+from training.config import CustomTowers, NamedTowers, RecipeConfig
+from training.data.loader import Tokenize
+from training.methods import METHODS
+from training.methods.base import Method, MethodConfig
+
+WEIGHTS_FILE = "open_clip_model.safetensors"
+CONFIG_FILE = "open_clip_config.json"
+
+
+def model_config(towers: CustomTowers | NamedTowers) -> dict[str, Any]:
+    """Spell the towers in open_clip's own config format.
+
+    Args:
+        towers: The recipe's towers.
+
+    Returns:
+        ``{"embed_dim", "vision_cfg", "text_cfg", ...}`` as open_clip's JSON files hold it.
+
+    Raises:
+        ConfigError: open_clip has no architecture of that name.
+    """
+    if isinstance(towers, NamedTowers):
+        config = open_clip.get_model_config(towers.name)
+        if config is None:
+            raise ConfigError(unknown(towers.name, open_clip.list_models(), "open_clip architecture"))
+        return config
+    return {
+        "embed_dim": towers.embed_dim,
+        "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump()},
+        "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump()},
+    }
+
+
+def build_model(config: dict[str, Any]) -> nn.Module:
+    """Build a freshly initialised open_clip model from its config; draws from torch's global generator.
+
+    Args:
+        config: See :func:`model_config`.
+    """
+    options = dict(config)
+    custom_text = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
+    return (CustomTextCLIP if custom_text else CLIP)(**options)
+
+
+def build_tokenizer(config: dict[str, Any]) -> Tokenize:
+    """Build the tokenizer that open_clip uses for a config.
+
+    Args:
+        config: See :func:`model_config`.
+
+    Returns:
+        A function from captions to token ids, int64 [B, T]; longer captions are cut at T with the end token kept.
+    """
+    text = config["text_cfg"]
+    length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    if "hf_tokenizer_name" in text:
+        return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
+    return SimpleTokenizer(context_length=length)
+
+
+def image_size(config: dict[str, Any]) -> int:
+    """Return the side of the square images that the image tower takes."""
+    size = config["vision_cfg"].get("image_size", 224)
+    return size if isinstance(size, int) else size[0]
+
+
+def resolve_method(recipe: RecipeConfig) -> tuple[type[Method], MethodConfig]:
+    """Find the class of a recipe's method and check the method's own config.
+
+    Args:
+        recipe: The recipe.
+
+    Raises:
+        ConfigError: A key of ``method`` is unknown or wrong.
+    """
+    module, _, name = METHODS[recipe.method["kind"]].partition(":")
+    method: type[Method] = getattr(import_module(module), name)
+    return method, parse(method.Config, recipe.method, "recipe.method")
+
+
+def build_method(recipe: RecipeConfig, seed: int) -> tuple[Method, dict[str, Any]]:
+    """Build a recipe's method with freshly initialised weights.
+
+    Args:
+        recipe: The recipe.
+        seed: Decides the initial weights.
+
+    Returns:
+        The method and its model's open_clip config.
+    """
+    method_class, method_config = resolve_method(recipe)
+    config = model_config(recipe.towers) | method_class.model_options(method_config)
+    torch.manual_seed(seed)
+    return method_class(method_config, build_model(config)), config
+
+
+def export_model(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``.
+
+    Args:
+        model: The open_clip model.
+        config: Its config.
+        folder: An existing folder.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    save_config_for_hf(model, folder / CONFIG_FILE, config)
