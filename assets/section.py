@@ -3,7 +3,7 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,7 +26,16 @@ class Section(BaseModel):
         for key in data:
             if key not in cls.model_fields:
                 raise PydanticCustomError("unknown_key", "{text}", {"text": unknown(str(key), list(cls.model_fields))})
-        return data
+        # this validator hands on Python data, of which strict mode takes only tuples for tuples
+        return {
+            key: tuple(value) if isinstance(value, list) and _is_tuple(cls, key) else value
+            for key, value in data.items()
+        }
+
+
+def _is_tuple(model: type[BaseModel], key: str) -> bool:
+    annotation = model.model_fields[key].annotation
+    return any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
 
 
 SectionT = TypeVar("SectionT", bound=Section)
