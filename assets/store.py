@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -219,7 +220,7 @@ class Store:
             yield
         except S3Error as error:
             raise StoreError(self._explain(error.code or "unknown", error.message or "")) from error
-        except InvalidResponseError as error:
+        except (InvalidResponseError, ParseError) as error:
             raise StoreError(
                 message(
                     f"{self.config.endpoint} answers, but not as an S3 server",

@@ -1,0 +1,140 @@
+"""The whole of params.yaml, checked at once: every section's own rules, then the names that sections share."""
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from assets.config import MachineConfig, read_sections
+from assets.errors import ConfigError, message
+from assets.section import Section, parse, unknown
+from assets.store import StoreConfig
+
+if TYPE_CHECKING:
+    from assets.dataset import DatasetConfig
+    from evaluation.config import EvaluationConfig, ReportConfig
+    from training.config import RecipeConfig, RunConfig
+
+PARAMS = Path("params.yaml")
+_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Every section of a valid params.yaml."""
+
+    profile: str
+    machine: MachineConfig
+    store: StoreConfig
+    datasets: Mapping[str, "DatasetConfig"]
+    recipes: Mapping[str, "RecipeConfig"]
+    runs: Mapping[str, "RunConfig"]
+    evaluation: "EvaluationConfig"
+    report: "ReportConfig"
+
+
+class _Faults:
+    """Collects what is wrong, so that one look shows all of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, text: str) -> None:
+        self.lines.append(text)
+
+    def attempt(self, action: Callable[[], SectionT]) -> SectionT | None:
+        try:
+            return action()
+        except ConfigError as error:
+            self.lines.append(str(error))
+            return None
+
+    def section(self, model: type[SectionT], data: Any, where: str) -> SectionT | None:
+        return self.attempt(lambda: parse(model, data, where))
+
+    def entries(self, model: type[SectionT], data: Any, where: str) -> dict[str, SectionT]:
+        if not isinstance(data, dict) or not data:
+            self.add(message(where, data, "at least one NAME: {..}"))
+            return {}
+        found: dict[str, SectionT] = {}
+        for name, value in data.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                # the name becomes a folder, a DVC stage and a Dagster asset key
+                self.add(f"{where}: bad name {name!r}, wanted lower-case letters and digits joined by - _ or .")
+            elif (config := self.section(model, value, f"{where}.{name}")) is not None:
+                found[name] = config
+        self._refuse_twins([str(name) for name in data], where)
+        return found
+
+    def _refuse_twins(self, names: list[str], where: str) -> None:
+        seen: dict[str, str] = {}
+        for name in names:
+            twin = seen.setdefault(re.sub(r"[.-]", "_", name), name)
+            if twin != name:
+                self.add(f"{where}: {twin!r} and {name!r} differ in punctuation only, which Dagster cannot tell apart")
+
+
+def load_store(params: Path = PARAMS) -> StoreConfig:
+    """Read the section ``store`` alone; quick, because no other section's code is loaded."""
+    return parse(StoreConfig, read_sections(params)["store"], f"{params}: store")
+
+
+def load_params(params: Path = PARAMS) -> Params:
+    """Check all of params.yaml.
+
+    Args:
+        params: The file.
+
+    Returns:
+        Every section, parsed.
+
+    Raises:
+        ConfigError: Listing every fault, one a line.
+    """
+    from assets.dataset import DatasetConfig
+    from evaluation.config import EvaluationConfig, ReportConfig
+    from training.config import RecipeConfig, RunConfig
+
+    data = read_sections(params)
+    faults = _Faults()
+    machine = faults.section(MachineConfig, data["machine"], f"{params}: machine")
+    store = faults.section(StoreConfig, data["store"], f"{params}: store")
+    datasets = faults.entries(DatasetConfig, data["datasets"], f"{params}: datasets")
+    recipes = faults.entries(RecipeConfig, data["recipes"], f"{params}: recipes")
+    runs = faults.entries(RunConfig, data["runs"], f"{params}: runs")
+    evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
+    report = faults.section(ReportConfig, data["report"], f"{params}: report")
+    if not isinstance(data["profile"], str):
+        faults.add(message(f"{params}: profile", data["profile"], "a name"))
+    for name, recipe in recipes.items():
+        faults.attempt(lambda name=name, recipe=recipe: _method(recipe.method, f"{params}: recipes.{name}.method"))
+    _cross_references(faults, data, runs, params)
+    if evaluation is not None and report is not None:
+        suite = report.main_metric.partition(".")[0]
+        if suite not in evaluation.evaluators:
+            text = unknown(suite, list(evaluation.evaluators), "evaluator")
+            faults.add(f"{params}: report.main_metric: {report.main_metric!r} comes from an {text}")
+    if faults.lines or machine is None or store is None or evaluation is None or report is None:
+        raise ConfigError("\n".join(faults.lines))
+    return Params(data["profile"], machine, store, datasets, recipes, runs, evaluation, report)
+
+
+def _cross_references(faults: _Faults, data: dict[str, Any], runs: Mapping[str, "RunConfig"], params: Path) -> None:
+    """Check that each run names a recipe and a data set that the file has, faulty or not."""
+    for name, run in runs.items():
+        for section, wanted in (("recipes", run.recipe), ("datasets", run.dataset)):
+            valid = [str(key) for key in data[section]] if isinstance(data[section], dict) else []
+            if wanted not in valid:
+                noun = {"recipes": "recipe", "datasets": "data set"}[section]
+                faults.add(f"{params}: runs.{name}: {unknown(wanted, valid, noun)}")
+
+
+def _method(values: dict[str, Any], where: str) -> Section:
+    """Parse a recipe's ``method`` with the config class of the method that it names."""
+    from training.methods import METHODS
+
+    module, _, attribute = METHODS[values["kind"]].partition(":")
+    return parse(getattr(importlib.import_module(module), attribute).Config, values, where)
