@@ -1,0 +1,39 @@
+"""``python -m pipelines COMMAND``: the parts of the pipeline that are no stage of their own program."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from assets.command import guarded
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Machinery around the stages.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    stamps = commands.add_parser("stamps", help="write the code stamps that the stages of dvc.yaml depend on")
+    stamps.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    stamps.add_argument("--out", type=Path, default=Path("stamps"), help="folder to write (default: stamps)")
+    stamps.set_defaults(action=_stamps)
+    plots = commands.add_parser("plots-template", help='write the page that "dvc plots show" fills, usable offline')
+    plots.add_argument("--out", type=Path, default=Path(".dvc/plots.html"), help="default: .dvc/plots.html")
+    plots.set_defaults(action=_plots_template)
+    return parser
+
+
+def _stamps(arguments: argparse.Namespace) -> None:
+    from pipelines.stamps import write_stamps
+
+    changed = write_stamps(arguments.params, arguments.out)
+    print(f"{arguments.out}: {len(changed)} changed{': ' if changed else ''}{', '.join(changed)}")
+
+
+def _plots_template(arguments: argparse.Namespace) -> None:
+    from pipelines.plots_template import write_plots_template
+
+    write_plots_template(arguments.out)
+    print(f"{arguments.out}: written, {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    arguments = _parser().parse_args()
+    sys.exit(guarded(lambda: arguments.action(arguments)))
