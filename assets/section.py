@@ -3,10 +3,10 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -14,28 +14,9 @@ from assets.errors import ConfigError, message
 
 
 class Section(BaseModel):
-    """Base of every config model: frozen, strict about types, unknown keys refused with a suggestion."""
+    """Base of every config model: frozen, strict about types, unknown keys refused (:func:`parse` suggests one)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        for key in data:
-            if key not in cls.model_fields:
-                raise PydanticCustomError("unknown_key", "{text}", {"text": unknown(str(key), list(cls.model_fields))})
-        # this validator hands on Python data, of which strict mode takes only tuples for tuples
-        return {
-            key: tuple(value) if isinstance(value, list) and _is_tuple(cls, key) else value
-            for key, value in data.items()
-        }
-
-
-def _is_tuple(model: type[BaseModel], key: str) -> bool:
-    annotation = model.model_fields[key].annotation
-    return any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -81,6 +62,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """Return the config classes that a field's annotation can hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _sections_in(argument)]
+
+
+def _valid_keys(model: type[Section], place: tuple[str | int, ...]) -> list[str]:
+    """Return the keys accepted at a place pydantic reports: field names, dict keys, indices and union tags."""
+    here: list[type[Section]] = [model]
+    for part in place:
+        fields = [cls.model_fields[part] for cls in here if isinstance(part, str) and part in cls.model_fields]
+        tagged = [
+            cls for cls in here if "kind" in cls.model_fields and part in get_args(cls.model_fields["kind"].annotation)
+        ]
+        here = [found for field in fields for found in _sections_in(field.annotation)] if fields else tagged or here
+    return sorted({key for cls in here for key in cls.model_fields})
+
+
+def _explain(model: type[Section], error: ErrorDetails, where: str) -> str:
+    """Turn one pydantic error into a line with its place."""
+    place = error["loc"]
+    if error["type"] == "extra_forbidden":
+        text, place = unknown(str(place[-1]), _valid_keys(model, place[:-1])), place[:-1]
+    else:
+        text = error["msg"].removeprefix("Value error, ")
+        text += "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    return f"{'.'.join([where, *map(str, place)])}: {text}"
+
+
 def parse(model: type[SectionT], data: Any, where: str) -> SectionT:
     """Check plain data against a model.
 
@@ -99,9 +110,4 @@ def parse(model: type[SectionT], data: Any, where: str) -> SectionT:
         # through JSON, because pydantic's strict mode takes lists for tuples and strings for paths only there
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        lines: list[str] = []
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"])
-            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            lines.append(f"{where}{'.' if place and where else ''}{place}: {item['msg']}{got}")
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError("\n".join(_explain(model, item, where) for item in error.errors())) from error
