@@ -1,0 +1,156 @@
+"""index.parquet: one row per sample, with its place, its measures and its hashes, so that nobody opens a tar to look."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from assets.atomic import atomic_file
+from assets.errors import DataError, message
+from assets.shards import Placement
+from assets.sources.base import Sample
+
+INDEX = "index.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in {
+            "key": pa.string(),
+            "split": pa.string(),
+            "shard": pa.string(),
+            "offset": pa.int64(),
+            "size": pa.int64(),
+            "image_offset": pa.int64(),
+            "image_size": pa.int64(),
+            "metadata_offset": pa.int64(),
+            "metadata_size": pa.int64(),
+            "extension": pa.string(),
+            "caption": pa.string(),
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "caption_words": pa.int32(),
+            "caption_chars": pa.int32(),
+            "image_hash": pa.string(),
+            "perceptual_hash": pa.string(),
+            "caption_hash": pa.string(),
+        }.items()
+    ]
+)
+_HASH_WIDTH, _HASH_HEIGHT = 9, 8
+
+
+def content_hash(content: bytes) -> str:
+    """Return 16 hex digits of BLAKE2b over ``content``."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def decode_grey(image: bytes) -> np.ndarray | None:
+    """Decode a picture to grey.
+
+    Args:
+        image: An encoded picture of any kind Pillow reads.
+
+    Returns:
+        Brightness [height, width] uint8, or None when it cannot be decoded.
+    """
+    try:
+        if simplejpeg.is_jpeg(image):
+            return simplejpeg.decode_jpeg(image, colorspace="GRAY")[:, :, 0]
+        with Image.open(io.BytesIO(image)) as picture:
+            return np.asarray(picture.convert("L"))
+    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+
+
+def difference_hash(grey: np.ndarray) -> str:
+    """Return the 64-bit difference hash: is each of 8 x 8 cells darker than its right neighbour.
+
+    Args:
+        grey: Brightness [height, width] uint8.
+
+    Returns:
+        16 hex digits, row by row, most significant bit first; near-equal pictures differ in few bits.
+    """
+    small = np.asarray(Image.fromarray(grey).resize((_HASH_WIDTH, _HASH_HEIGHT), Image.Resampling.BOX))
+    return np.packbits(small[:, :-1] < small[:, 1:]).tobytes().hex()
+
+
+def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[str, Any]:
+    """Measure one sample.
+
+    Args:
+        sample: The sample as written.
+        split: Name of its split.
+        shard: Its file relative to the data folder, e.g. ``"train/00000.tar"``.
+        place: Where it lies in that file.
+
+    Returns:
+        A row of ``SCHEMA``. A picture that cannot be decoded has width and height 0 and an empty perceptual hash.
+    """
+    grey = decode_grey(sample.image)
+    return {
+        "key": sample.key,
+        "split": split,
+        "shard": shard,
+        "offset": place.offset,
+        "size": place.size,
+        "image_offset": place.image_offset,
+        "image_size": place.image_size,
+        "metadata_offset": place.metadata_offset,
+        "metadata_size": place.metadata_size,
+        "extension": sample.extension,
+        "caption": sample.caption,
+        "width": 0 if grey is None else grey.shape[1],
+        "height": 0 if grey is None else grey.shape[0],
+        "caption_words": len(sample.caption.split()),
+        "caption_chars": len(sample.caption),
+        "image_hash": content_hash(sample.image),
+        "perceptual_hash": "" if grey is None else difference_hash(grey),
+        "caption_hash": content_hash(sample.caption.encode()),
+    }
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as parquet, atomically and with bytes that depend on its content alone."""
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return index rows as a table of ``SCHEMA``."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+
+
+def read_index(folder: Path, columns: Sequence[str] | None = None, split: str | None = None) -> pa.Table:
+    """Read the index of a raw data folder.
+
+    Args:
+        folder: A folder like ``data/raw/emoji``.
+        columns: The columns wanted; all of them when None.
+        split: Only the rows of this split; all of them when None.
+
+    Returns:
+        The rows in shard order.
+
+    Raises:
+        DataError: The index is missing, damaged, or lacks the split.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise DataError(message(f"{path} does not exist", fix='run "python -m assets ingest" (or "dvc repro") first'))
+    filters = None if split is None else [("split", "==", split)]
+    try:
+        table: pa.Table = pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(message(f"{path} is not readable as parquet ({error})", fix="run ingest again")) from error
+    if split is not None and table.num_rows == 0:
+        names = sorted(set(pq.read_table(path, columns=["split"])["split"].to_pylist()))
+        raise DataError(message(f"{path} has no rows of this split", split, ", ".join(names)))
+    return table
