@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="clipfoundry", description=__doc__.partition(":")[2].strip().capitalize())
+    parser = argparse.ArgumentParser(
+        prog="clipfoundry", description="Data-efficient CLIP pretraining, from raw pairs to a leaderboard."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, action: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
@@ -150,9 +152,7 @@ def _store_start(options: argparse.Namespace) -> None:
     config = load_store()
     check_disk()
     store = connect(config)
-    print(
-        f"{config.server} at {config.endpoint} is up, bucket {config.bucket}, DVC remote set ({store.credentials.source})"
-    )
+    print(f"{config.server} at {config.endpoint} is up, bucket {config.bucket}, keys from {store.credentials.source}")
 
 
 def _store_stop(options: argparse.Namespace) -> None:

@@ -1,8 +1,10 @@
 """The one-command path: store, pipeline, push, leaderboard. A second run finds all of it done and only looks."""
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -79,7 +81,9 @@ def dvc(*arguments: str) -> None:
         DataError: It failed.
     """
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    if code := subprocess.run(command, check=False).returncode:
+    # the stages of dvc.yaml say "python": it must be the one with our packages, activated or not
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    if code := subprocess.run(command, env=os.environ | {"PATH": path}, check=False).returncode:
         raise DataError(
             message(
                 f'"dvc {" ".join(arguments)}" failed with exit code {code}', fix="mend what is said above and rerun"

@@ -55,10 +55,6 @@ def configure_dvc_remote(config: StoreConfig, credentials: Credentials, root: Pa
         "url": remote_url(config),
         "endpointurl": config.endpoint,
         "region": config.region,
-        # few and patient connections: many large multipart uploads at once exhaust a small server
-        "jobs": "8",
-        "connect_timeout": "10",
-        "read_timeout": "300",
     }
     for key in _KEYS:
         parser.remove_option(_SECTION, key)

@@ -286,7 +286,8 @@ def test_an_external_server_is_never_started_by_us(tmp_path):
 def test_the_server_outlives_the_command_that_started_it_and_foreign_pids_are_left_alone(tmp_path):
     config = config_at(free_port())
     code = (
-        "import sys; from pathlib import Path; from assets.store import StoreConfig; from pipelines import store_server\n"
+        "import sys; from pathlib import Path\n"
+        "from assets.store import StoreConfig; from pipelines import store_server\n"
         "store_server.start(StoreConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-c", code, config.model_dump_json(), str(tmp_path)], cwd=REPOSITORY, check=True)
