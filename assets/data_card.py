@@ -127,7 +127,7 @@ def write_sheet(folder: Path, splits: list[str], index: pa.Table) -> list[str]:
         "RGB", (_COLUMNS * (_CELL + _GAP) + _GAP, len(splits) * _ROWS_PER_SPLIT * (_CELL + _GAP) + _GAP), "white"
     )
     for block, split in enumerate(splits):
-        rows = index.filter(pc.equal(index["split"], split)).slice(0, _COLUMNS * _ROWS_PER_SPLIT)
+        rows = index.filter(pc.field("split") == split).slice(0, _COLUMNS * _ROWS_PER_SPLIT)
         for place, row in enumerate(rows.select(["shard", "image_offset", "image_size"]).to_pylist()):
             picture = _thumbnail(folder / row["shard"], row["image_offset"], row["image_size"])
             if picture is not None:

@@ -1,4 +1,4 @@
-"""index.parquet: one row per sample, with its place, its measures and its hashes, so that nobody opens a tar to look."""
+"""index.parquet: one row per sample, with its place, its measures and its hashes, so that no tar need be opened."""
 
 import hashlib
 import io

@@ -5,11 +5,15 @@ only what has none. What a shard holds depends on the source's config and its in
 processes nor the order in which they finish changes a byte.
 """
 
+import fcntl
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -78,6 +82,10 @@ class Workspace:
         """Return the file that says a shard is finished."""
         return self.markers / task.split / f"{task.number:05d}.parquet"
 
+    def has(self, task: ShardTask) -> bool:
+        """Say whether a shard is finished; its marker outlives it when a run dies while publishing."""
+        return self.marker(task).is_file() and (self.output / task.name).is_file()
+
 
 def ingest(
     name: str,
@@ -111,16 +119,31 @@ def ingest(
         root = work / "ingest" / name / value_digest({"config": resolved, "code": code, "inputs": inputs})
         space = Workspace(root / "output", root / "markers")
         tasks = plan(splits, samples_per_shard)
-        todo = [task for task in tasks if not space.marker(task).is_file()]
-        _check_disk(source, todo, (root, out))
-        if len(todo) < len(tasks):
-            stage.log.info("resuming: %d of %d shards are there", len(tasks) - len(todo), len(tasks))
-        _write_shards(stage, config, space, tasks, todo, workers)
-        counts = _finish(name, source, space, tasks)
-        write_manifest(space.output, KIND, name, resolved, counts, inputs, code)
-        _publish(space.output, out)
-        shutil.rmtree(root)
+        with _only_run(root):
+            todo = [task for task in tasks if not space.has(task)]
+            _check_disk(source, todo, (root, out))
+            if len(todo) < len(tasks):
+                stage.log.info("resuming: %d of %d shards are there", len(tasks) - len(todo), len(tasks))
+            _write_shards(stage, config, space, tasks, todo, workers)
+            counts = _finish(name, source, space, tasks)
+            write_manifest(space.output, KIND, name, resolved, counts, inputs, code)
+            _publish(space.output, out)
+            shutil.rmtree(root)
         stage.send({"samples": counts["samples"], "shards": counts["shards"]}, force=True)
+
+
+@contextmanager
+def _only_run(root: Path) -> Generator[None]:
+    """Hold the lock of a work folder, cleared of what a killed run left half-written."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(message(f"another ingest works in {root}", fix="wait for it to end")) from error
+        for partial in root.rglob(".*.partial"):
+            partial.unlink()
+        yield
 
 
 def plan(splits: Iterable[Split], samples_per_shard: int) -> list[ShardTask]:
@@ -171,6 +194,21 @@ def _start_worker(config: SourceConfig) -> None:
     _worker_source = open_source(config)
 
 
+def _start_process(config: SourceConfig) -> None:
+    # Ctrl-C reaches the whole group; only the main process answers it, and lets the shards under way be finished
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _start_worker(config)
+
+
+def _die_with_parent() -> None:
+    """End this process when the main one is killed; the pool's queue would keep it waiting for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _work(task: ShardTask, space: Workspace) -> int:
     assert _worker_source is not None
     return write_shard(_worker_source, task, space)
@@ -208,10 +246,10 @@ def _results(config: SourceConfig, space: Workspace, todo: list[ShardTask], work
 
 
 @contextmanager
-def _pool(config: SourceConfig, workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(config: SourceConfig, workers: int) -> Generator[ProcessPoolExecutor]:
     # spawn, because a fork of a process that has started threads (pyarrow, BLAS) may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (config,))
+    pool = ProcessPoolExecutor(workers, context, _start_process, (config,))
     try:
         yield pool
     finally:

@@ -1,12 +1,12 @@
 """Backgrounds: twelve colours by six textures, cut out of patterns that are made once per process."""
 
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
-from assets.sources.emoji_scenes.colours import COLOUR_NAMES, COLOURS, second_tone
+from assets.sources.emoji_scenes.colours import COLOURS, second_tone
 
 TEXTURES = ("plain", "striped", "checkered", "dotted", "shaded", "grainy")
 _LEVELS = 16
@@ -41,7 +41,7 @@ def draw(rng: Random, colour: str) -> Background:
     return Background(colour, texture, variant, offset, jitter)  # pyright: ignore[reportArgumentType]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(texture: str, variant: int, side: int) -> np.ndarray:
     """Return a square of tone levels 0..15, 1.5 times as wide as the picture so that cuts differ."""
     full = side * 3 // 2
@@ -67,12 +67,14 @@ def _pattern(texture: str, variant: int, side: int) -> np.ndarray:
     return np.clip(np.rint(tone), 0, level).astype(np.uint8)
 
 
-def _tones(background: Background) -> np.ndarray:
-    base = np.array(COLOURS[background.colour], dtype=np.float32)
-    other = np.array(second_tone(COLOURS[background.colour]), dtype=np.float32)
+def _ramp(colour: str) -> np.ndarray:
+    base = np.array(COLOURS[colour], dtype=np.float32)
+    other = np.array(second_tone(COLOURS[colour]), dtype=np.float32)
     share = np.linspace(0, 1, _LEVELS, dtype=np.float32)[:, None]
-    jitter = np.array(background.jitter, dtype=np.float32)
-    return np.clip(np.rint(base + share * (other - base) + jitter), 0, 255).astype(np.uint8)
+    return np.rint(base + share * (other - base)).astype(np.int16)
+
+
+_RAMPS = {colour: _ramp(colour) for colour in COLOURS}  # tone level -> colour, [16, 3] each
 
 
 def paint(background: Background, side: int) -> np.ndarray:
@@ -85,9 +87,5 @@ def paint(background: Background, side: int) -> np.ndarray:
     pattern = _pattern(background.texture, background.variant, side)
     spare = pattern.shape[0] - side
     left, top = (int(share * spare) for share in background.offset)
-    return _tones(background).take(pattern[top : top + side, left : left + side], axis=0)
-
-
-def index_of(colour: str) -> int:
-    """Return the place of a colour among the twelve."""
-    return COLOUR_NAMES.index(colour)
+    tones = np.clip(_RAMPS[background.colour] + np.array(background.jitter, dtype=np.int16), 0, 255).astype(np.uint8)
+    return tones.take(pattern[top : top + side, left : left + side], axis=0)

@@ -32,7 +32,7 @@ _SHADES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("grey", (103, 117, 127)), ("grey", (155, 155, 154)), ("grey", (208, 207, 206)), ("black", (41, 47, 51)),
     ("black", (0, 0, 0)),
 )  # fmt: skip
-_DISTINCT = 26.0
+_DISTINCT = 33.0
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], dtype=np.float32)
 _WHITE = np.array([0.9505, 1.0, 1.089], dtype=np.float32)
 
@@ -61,7 +61,7 @@ def second_tone(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
     return tuple(round(channel + (target - channel) * share) for channel in rgb)  # pyright: ignore[reportReturnType]
 
 
-_TONES = lab(np.array([[rgb, second_tone(rgb)] for rgb in COLOURS.values()]))  # [12, 2, 3]
+_TONES = lab(np.array([tone for rgb in COLOURS.values() for tone in (rgb, second_tone(rgb))]))  # [24, 3]
 _EXAMPLES = [*COLOURS.items(), *_SHADES]
 _EXAMPLE_LAB = lab(np.array([rgb for _, rgb in _EXAMPLES]))
 _EXAMPLE_COLOUR = np.array([COLOUR_NAMES.index(name) for name, _ in _EXAMPLES])
@@ -73,7 +73,7 @@ def dominant(pixels: np.ndarray) -> str:
     Args:
         pixels: Opaque pixels of a sprite, sRGB [P, 3].
     """
-    distance = np.linalg.norm(lab(pixels)[:, None] - _EXAMPLE_LAB[None], axis=-1)
+    distance = _squared_distance(lab(pixels), _EXAMPLE_LAB)
     votes = np.bincount(_EXAMPLE_COLOUR[distance.argmin(axis=1)], minlength=len(COLOUR_NAMES)).astype(float)
     # outlines and pupils are black and highlights white whatever the thing's colour is
     votes[[COLOUR_NAMES.index("black"), COLOUR_NAMES.index("white")]] *= 0.7
@@ -89,5 +89,10 @@ def contrast(pixels: np.ndarray) -> np.ndarray:
     Returns:
         For each of the twelve colours the share of pixels that differ clearly from both its tones, [12] float.
     """
-    distance = np.linalg.norm(lab(pixels)[:, None, None] - _TONES[None], axis=-1).min(axis=-1)
-    return (distance > _DISTINCT).mean(axis=0)
+    distance = _squared_distance(lab(pixels), _TONES).reshape(len(pixels), len(COLOURS), 2).min(axis=-1)
+    return (distance > _DISTINCT**2).mean(axis=0)
+
+
+def _squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the squared distances of all rows, [A, B], from a [A, 3] and b [B, 3]."""
+    return (a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1)[None]

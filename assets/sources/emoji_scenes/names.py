@@ -2,10 +2,9 @@
 
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache
 
 import emoji
-import inflect
 from babel.lists import format_list
 
 from assets.sources.emoji_scenes.taxonomy import IRREGULAR_PLURALS, MASS_NOUNS, PAIRS, RENAMED, SINGULAR_IN_S
@@ -21,14 +20,9 @@ _KEEP_ING = frozenset({"wing", "ring", "king", "sling", "string", "building", "p
 
 
 def clean(name: str) -> str:
-    """Turn ``:woman’s_boot:`` into ``woman's boot`` and apply the table of better names."""
+    """Turn ``:red_apple:`` into ``red apple`` and apply the table of better names."""
     text = re.sub(r"[_\s]+", " ", unicodedata.normalize("NFC", name).strip(":")).strip()
     return RENAMED.get(text, text).replace("\u2019", "'").replace("\u201c", "").replace("\u201d", "")
-
-
-@lru_cache(maxsize=None)
-def _engine() -> inflect.engine:
-    return inflect.engine()
 
 
 def _split_head(name: str) -> tuple[str, str]:
@@ -52,7 +46,7 @@ def is_plural(name: str) -> bool:
     return word == "skis" or (word.endswith("s") and not singular)
 
 
-@lru_cache(maxsize=None)
+@cache
 def plural(name: str) -> str:
     """Return the plural of an English name; a plural comes back as it is."""
     if name in IRREGULAR_PLURALS:
@@ -69,17 +63,33 @@ def _plural_word(text: str) -> str:
     before, _, word = text.rpartition(" ")
     if word in IRREGULAR_PLURALS:
         many = IRREGULAR_PLURALS[word]
-    elif word == "person":
-        many = "people"
     else:
-        many = str(_engine().plural_noun(word))  # pyright: ignore[reportArgumentType]
+        many = _regular_plural(word)
     return f"{before} {many}".strip()
 
 
-@lru_cache(maxsize=None)
+def _regular_plural(word: str) -> str:
+    # the package inflect knows more, but takes four seconds to import; a test compares the two over all concepts
+    for ending, many in (("woman", "women"), ("man", "men"), ("knife", "knives"), ("fish", "fish")):
+        if word.endswith(ending):
+            return word.removesuffix(ending) + many
+    if re.search(r"(?:s|x|z|ch|sh)$", word):
+        return f"{word}es"
+    if re.search(r"[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return f"{word}s"
+
+
+def article(name: str) -> str:
+    """Return ``a`` or ``an`` as the sound of the name's beginning asks for."""
+    if re.match(r"(?:uni|use|uten|euro|one\b|X-|[FHLMNRSX][A-Z])", name):
+        return "an" if name[0] in "FHLMNRSX" else "a"
+    return "an" if name[0].lower() in "aeiou" or name.startswith(("hour", "honest", "heir")) else "a"
+
+
+@cache
 def counted(name: str, count: int) -> str:
-    """Return a name with its number: "an apple", "three apples", "some cherries",
-    "two sets of cherries", "two pairs of glasses".
+    """Return a name with its number: "an apple", "three apples", "some cherries", "two pairs of glasses".
 
     Args:
         name: A clean English name.
@@ -92,10 +102,10 @@ def counted(name: str, count: int) -> str:
         return f"{NUMBERS[count]} {plural(name)}"
     if is_mass(name) or is_plural(name):
         return f"some {name}"
-    return str(_engine().a(name))  # pyright: ignore[reportArgumentType]
+    return f"{article(name)} {name}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def definite(name: str, count: int) -> str:
     """Return "the apple", "the three apples", "the cherries"."""
     return f"the {name}" if count == 1 else f"the {counted(name, count)}"
@@ -106,7 +116,7 @@ def is_many(name: str, count: int) -> bool:
     return count > 1 or (is_plural(name) and not is_mass(name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def list_template(language: str, length: int) -> str:
     """Return the CLDR list of ``length`` items as a format string, e.g. ``"{0}, {1} und {2}"``."""
     return str(format_list([f"{{{i}}}" for i in range(length)], style="standard", locale=language))

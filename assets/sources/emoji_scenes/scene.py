@@ -2,7 +2,9 @@
 
 from bisect import bisect
 from dataclasses import dataclass
+from functools import cache, reduce
 from itertools import accumulate
+from operator import and_
 from random import Random
 from typing import NamedTuple
 
@@ -19,7 +21,6 @@ _OVERLAP = 0.15
 _TRIES = 12
 _SHRINK = 0.86
 _SMALLEST = 10
-_ENOUGH_CONTRAST = 0.6
 _NUM_OBJECTS = (0.3, 0.6, 0.85, 1.0)
 _SIDES = ((0.50, 0.80), (0.36, 0.54), (0.32, 0.46), (0.29, 0.40))
 
@@ -134,8 +135,8 @@ class Composer:
             style: Art style.
         """
         ids = [self.concepts[rank].concept_id for rank in ranks]
-        visible = np.min([sprites.load(concept_id, style).contrast for concept_id in ids], axis=0)
-        colour = _choose_colour(rng, visible)
+        art = [sprites.load(concept_id, style) for concept_id in ids]
+        colour = _choose_colour(rng, art)
         low, high = _SIDES[len(ranks) - 1]
         placed: list[Placed] = []
         for rank, concept_id in zip(ranks, ids, strict=True):
@@ -144,7 +145,7 @@ class Composer:
             if spot is not None:
                 placed.append(Placed(rank, *spot))
         background = backgrounds.draw(rng, COLOUR_NAMES[colour])
-        return Scene(style, tuple(placed), background, float(visible[colour]))
+        return Scene(style, tuple(placed), background, min(sprite.contrast[colour] for sprite in art))
 
     def _quantised(self, side: float) -> int:
         """Round a size to a few steps, so that resized sprites are found in the cache."""
@@ -171,22 +172,28 @@ class Composer:
             side = smaller
 
 
-def _choose_colour(rng: Random, visible: np.ndarray) -> int:
+def _choose_colour(rng: Random, art: list[sprites.Sprite]) -> int:
     """Draw a background colour that all sprites stand out from; the best one when there is none."""
-    fit = np.flatnonzero(visible >= _ENOUGH_CONTRAST)
-    if len(fit) == 0:
-        return int(visible.argmax())
-    return int(fit[int(rng.random() * len(fit))])
+    fit = reduce(and_, (sprite.fit for sprite in art))
+    if fit == 0:
+        return max(range(len(COLOUR_NAMES)), key=lambda colour: min(sprite.contrast[colour] for sprite in art))
+    choices = _colours_in(fit)
+    return choices[int(rng.random() * len(choices))]
+
+
+@cache
+def _colours_in(bits: int) -> tuple[int, ...]:
+    return tuple(colour for colour in range(len(COLOUR_NAMES)) if bits >> colour & 1)
 
 
 def overlap(a: Box, b: Box) -> float:
     """Return the shared area of two boxes as a share of the smaller one."""
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    if width <= 0 or height <= 0:
+    ax0, ay0, ax1, ay1 = a
+    bx0, by0, bx1, by1 = b
+    if ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0:
         return 0.0
-    smaller = min((a.x1 - a.x0) * (a.y1 - a.y0), (b.x1 - b.x0) * (b.y1 - b.y0))
-    return width * height / smaller
+    shared = (min(ax1, bx1) - max(ax0, bx0)) * (min(ay1, by1) - max(ay0, by0))
+    return shared / min((ax1 - ax0) * (ay1 - ay0), (bx1 - bx0) * (by1 - by0))
 
 
 def moved(scene: Scene, dx: int, dy: int) -> Scene:

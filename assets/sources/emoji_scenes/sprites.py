@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -15,9 +15,11 @@ from assets.errors import DataError, message
 from assets.sources.emoji_scenes import colours
 
 STYLES = ("twemoji", "openmoji")
+ENOUGH_CONTRAST = 0.7
+"""Share of a sprite that must stand out from its background."""
 _SVG_WIDTH = 160
 _VISIBLE = 24
-_MEASURED = 28
+_MEASURED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,14 @@ class Sprite:
     Attributes:
         picture: Cropped to what is visible, RGBA with premultiplied alpha.
         colour: Name of its dominant colour.
-        contrast: Share of it that stands out from each of the twelve background colours, [12].
+        contrast: Share of it that stands out from each of the twelve background colours.
+        fit: Bit set of the background colours it stands out from well enough.
     """
 
     picture: Image.Image
     colour: str
-    contrast: np.ndarray
+    contrast: tuple[float, ...]
+    fit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def _read(concept_id: str, style: str) -> Image.Image:
         return picture.convert("RGBA")
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(concept_id: str, style: str) -> Sprite:
     """Read one sprite, crop it to its visible box and measure its colours.
 
@@ -106,8 +110,8 @@ def load(concept_id: str, style: str) -> Sprite:
         style: ``"twemoji"`` or ``"openmoji"``.
     """
     picture = _read(concept_id, style)
-    visible = picture.getchannel("A").point(lambda alpha: 255 if alpha >= _VISIBLE else 0)
-    box = visible.getbbox()
+    visible = np.asarray(picture.getchannel("A")) >= _VISIBLE
+    box = Image.fromarray(visible).getbbox()
     if box is None:
         raise DataError(message(f"{style} art for emoji {concept_id} is empty", fix="pin the art package"))
     picture = picture.crop(box)
@@ -115,7 +119,9 @@ def load(concept_id: str, style: str) -> Sprite:
     opaque = small[small[..., 3] > 127][:, :3]
     if len(opaque) == 0:
         opaque = small[..., :3].reshape(-1, 3)
-    return Sprite(picture.convert("RGBa"), colours.dominant(opaque), colours.contrast(opaque))
+    contrast = tuple(colours.contrast(opaque).tolist())
+    fit = sum(1 << i for i, share in enumerate(contrast) if share >= ENOUGH_CONTRAST)
+    return Sprite(picture.convert("RGBa"), colours.dominant(opaque), contrast, fit)
 
 
 @lru_cache(maxsize=6000)

@@ -31,7 +31,8 @@ DROPPED_NAMES = frozenset(
         "cyclone", "high voltage", "foggy", "spade suit", "club suit", "heart suit", "diamond suit", "new moon",
         "waxing crescent moon", "first quarter moon", "waxing gibbous moon", "waning gibbous moon",
         "last quarter moon", "waning crescent moon", "new moon face", "first quarter moon face",
-        "last quarter moon face", "globe with meridians", "map of Japan", "label", "sparkles", "mobile phone with arrow",
+        "last quarter moon face", "globe with meridians", "map of Japan", "label", "sparkles",
+        "mobile phone with arrow",
         "bookmark tabs", "page with curl", "incoming envelope", "envelope with arrow", "outbox tray", "inbox tray",
         "closed mailbox with lowered flag", "open mailbox with raised flag", "open mailbox with lowered flag",
         "locked with pen", "locked with key", "unlocked", "hourglass not done", "wind face", "milky way",
@@ -43,7 +44,8 @@ DROPPED_NAMES = frozenset(
         "tram car", "bullet train", "vertical traffic light", "right anger bubble", "snowman without snow",
         "umbrella with rain drops", "sun behind large cloud", "sun behind cloud", "cloud with lightning and rain",
         "front-facing baby chick", "clinking beer mugs", "red apple sliced", "camel", "hammer and pick", "old key",
-        "person", "older person", "person wearing turban", "open file folder", "green book", "orange book", "mount fuji", "Tokyo tower", "face vomiting",
+        "person", "older person", "person wearing turban", "open file folder", "green book", "orange book",
+        "mount fuji", "Tokyo tower", "face vomiting",
     }
 )  # fmt: skip
 
@@ -87,7 +89,7 @@ RENAMED = {
     "locked": "padlock",
     "magnifying glass tilted left": "magnifying glass",
     "mahjong red dragon": "mahjong tile",
-    "man’s shoe": "brown shoe",
+    "man\u2019s shoe": "brown shoe",
     "meat on bone": "joint of meat",
     "mate": "cup of mate tea",
     "money with wings": "flying banknote",
@@ -133,25 +135,45 @@ SINGULAR_IN_S = frozenset(
      "abacus", "rhinoceros", "hippopotamus", "claus", "cross", "canvas", "goddess", "crossbones", "biceps"}
 )  # fmt: skip
 
-# Plurals that the rule of the last word gets wrong.
+# Plurals of last words that the rule of endings gets wrong.
 IRREGULAR_PLURALS = {
-    "crossbones": "crossbones",
-    "biceps": "biceps",
     "banjo": "banjos",
+    "biceps": "biceps",
     "bison": "bison",
+    "buffalo": "buffaloes",
     "burrito": "burritos",
+    "child": "children",
+    "crossbones": "crossbones",
     "dango": "dango",
+    "deer": "deer",
     "die": "dice",
     "dodo": "dodos",
+    "elf": "elves",
     "flamingo": "flamingos",
+    "foot": "feet",
+    "goose": "geese",
+    "leaf": "leaves",
+    "mango": "mangoes",
     "merperson": "merpeople",
     "moai": "moai",
     "moose": "moose",
-    "mouse trap": "mouse traps",
+    "mosquito": "mosquitoes",
+    "mouse": "mice",
+    "ox": "oxen",
+    "person": "people",
+    "potato": "potatoes",
     "sari": "saris",
+    "scarf": "scarves",
+    "sheaf": "sheaves",
     "sheep": "sheep",
     "shrimp": "shrimp",
     "squid": "squid",
+    "superhero": "superheroes",
+    "tomato": "tomatoes",
+    "tooth": "teeth",
+    "tornado": "tornadoes",
+    "volcano": "volcanoes",
+    "wolf": "wolves",
 }
 
 # Plurals that come in twos.
