@@ -1,0 +1,138 @@
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from assets.errors import ConfigError
+from assets.section import read_yaml
+from pipelines.params import load_params, load_store
+
+DEMO = Path(__file__).resolve().parents[2] / "profiles" / "demo.yaml"
+VALID = read_yaml(DEMO)
+
+
+@pytest.fixture
+def faults(tmp_path):
+    """Change the demo profile and return what load_params says about it."""
+
+    def check(change) -> str:
+        data = deepcopy(VALID)
+        change(data)
+        path = tmp_path / "params.yaml"
+        with path.open("w", encoding="utf-8") as stream:
+            YAML(typ="safe").dump(data, stream)
+        with pytest.raises(ConfigError) as caught:
+            load_params(path)
+        return str(caught.value).replace(str(path), "params.yaml")
+
+    return check
+
+
+def first(section: str) -> str:
+    return next(iter(VALID[section]))
+
+
+def test_the_demo_profile_passes_whole():
+    params = load_params(DEMO)
+    assert params.profile == "demo"
+    assert set(params.runs) == set(VALID["runs"])
+    assert load_store(DEMO) == params.store
+
+
+@pytest.mark.parametrize("section", ["machine", "store", "evaluation", "report"])
+def test_an_unknown_key_is_named_with_its_place(faults, section):
+    assert f"params.yaml: {section}" in (text := faults(lambda data: data[section].update(wrokers=1)))
+    assert "'wrokers'" in text
+
+
+def test_an_unknown_key_gets_the_nearest_valid_one(faults):
+    assert "did you mean 'workers'?" in faults(lambda data: data["machine"].update(wrokers=1))
+
+
+def test_an_unknown_section_gets_the_nearest_one(faults):
+    assert "unknown section 'recipe' (did you mean 'recipes'?)" in faults(lambda data: data.update(recipe={}))
+
+
+def test_a_missing_section_is_named(faults):
+    assert "lacks the sections report" in faults(lambda data: data.pop("report"))
+
+
+@pytest.mark.parametrize(("section", "noun"), [("recipes", "recipe"), ("datasets", "data set")])
+def test_a_run_that_names_something_unknown_gets_the_nearest_name(faults, section, noun):
+    name = first(section)
+    text = faults(lambda data: data["runs"][first("runs")].update({section[:-1]: name + "x"}))
+    assert f"params.yaml: runs.{first('runs')}: unknown {noun} '{name}x' (did you mean '{name}'?)" in text
+
+
+def test_a_wrong_type_says_what_it_got(faults):
+    text = faults(lambda data: data["machine"].update(workers="two"))
+    assert "params.yaml: machine.workers" in text and "'two'" in text
+
+
+def test_an_unknown_key_of_a_method_is_found_before_training(faults):
+    text = faults(lambda data: data["recipes"][first("recipes")]["method"].update(temprature=1))
+    assert f"params.yaml: recipes.{first('recipes')}.method" in text and "'temprature'" in text
+
+
+def test_an_unknown_method_gets_the_nearest_one(faults):
+    text = faults(lambda data: data["recipes"][first("recipes")]["method"].update(kind="clpi"))
+    assert "unknown method 'clpi' (did you mean 'clip'?)" in text
+
+
+def test_all_faults_are_shown_at_once(faults):
+    def change(data):
+        data["machine"]["device"] = "tpu"
+        data["store"]["bucket"] = "UPPER"
+        data["runs"][first("runs")]["recipe"] = "nope"
+
+    text = faults(change)
+    assert "machine.device" in text and "store.bucket" in text and "unknown recipe 'nope'" in text
+    assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["Two Words", "a@b", "-x", "a/b"])
+def test_a_name_that_is_no_folder_or_asset_key_is_refused(faults, name):
+    text = faults(lambda data: data["runs"].update({name: data["runs"][first("runs")]}))
+    assert f"params.yaml: runs: bad name {name!r}" in text
+
+
+def test_names_that_dagster_cannot_tell_apart_are_refused(faults):
+    def change(data):
+        run = data["runs"].pop(first("runs"))
+        data["runs"].update({"a-b": run, "a_b": run})
+
+    assert "'a-b' and 'a_b' differ in punctuation only" in faults(change)
+
+
+def test_a_main_metric_of_an_evaluator_that_does_not_run_is_refused(faults):
+    text = faults(lambda data: data["report"].update(main_metric="zeroshot.in_domain.top1"))
+    assert "report.main_metric" in text and "did you mean 'zero_shot'?" in text
+
+
+def test_an_empty_section_is_refused(faults):
+    assert "params.yaml: runs, got {}" in faults(lambda data: data.update(runs={}))
+
+
+def test_a_file_that_is_no_yaml_says_where(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("machine:\n  workers: [1\n")
+    with pytest.raises(ConfigError, match=r"not readable as YAML .*line"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"endpoint": "127.0.0.1:9000"}, "http://HOST:PORT"),
+        ({"endpoint": "http://127.0.0.1:9000/path"}, "without a path"),
+        ({"endpoint": "http://me:secret@127.0.0.1:9000"}, "do not belong in the endpoint"),
+        ({"endpoint": "http://storage.example.org:9000"}, "runs on this machine only"),
+        ({"endpoint": "http://127.0.0.1"}, "runs on this machine only"),
+        ({"bucket": "Not_A_Bucket"}, "3 to 63 lower-case"),
+        ({"server": "s3"}, "store.server"),
+        ({"secret_key": "x"}, "'secret_key'"),
+    ],
+)
+def test_a_wrong_store_is_refused_with_what_is_wanted(faults, change, wanted):
+    assert wanted in faults(lambda data: data["store"].update(change))
