@@ -1,0 +1,6 @@
+"""Evaluation of exported models. Table: evaluator name -> ``module:class``, resolved on use."""
+
+EVALUATORS = {
+    "zero_shot": "evaluation.zero_shot:ZeroShot",
+    "retrieval": "evaluation.retrieval:Retrieval",
+}

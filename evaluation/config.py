@@ -1,0 +1,59 @@
+"""The sections ``evaluation`` and ``report`` of params.yaml."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from assets.errors import ConfigError
+from assets.section import Section
+from evaluation.base import evaluator_config
+
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_]*)+$")]
+
+
+class BootstrapConfig(Section):
+    """The 95 % intervals of every metric (``evaluation/intervals.py``)."""
+
+    resamples: int = Field(ge=100, le=100_000)
+    """How many times the units (images, queries, classes) are drawn anew."""
+    seed: int = Field(ge=0)
+    """Seed of the draws."""
+
+
+class EvaluationConfig(Section):
+    """How an exported model is scored; the section ``evaluation``."""
+
+    batch_size: int = Field(ge=1, le=65_536)
+    """Images or captions per forward pass."""
+    bootstrap: BootstrapConfig
+    evaluators: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Evaluator name (a key of ``evaluation.EVALUATORS``) -> its own config; those named here run, in this order."""
+
+    @model_validator(mode="after")
+    def _check_evaluators(self) -> Self:
+        for name, values in self.evaluators.items():
+            try:
+                evaluator_config(name, values)
+            except ConfigError as error:
+                raise PydanticCustomError("evaluator", "{text}", {"text": str(error)}) from error
+        return self
+
+
+class ReportConfig(Section):
+    """What the leaderboard shows; the section ``report``."""
+
+    title: str = Field(min_length=1)
+    """Heading of the page."""
+    main_metric: MetricName
+    """The metric that sorts the leaderboard, e.g. ``zero_shot.in_domain.top1``; higher is better."""
+    columns: tuple[MetricName, ...] = Field(min_length=1)
+    """Metrics with a column in the table and a panel in the plots; all others are in the details."""
+    curves: tuple[str, ...]
+    """Training curves to plot, as paths below ``runs/R/plots/metrics`` without ``.tsv``, e.g. ``train/loss``."""
+    examples: int = Field(ge=0, le=50)
+    """Example queries per suite, direction and kind (drawn, failed); never more than the evaluator kept."""
+    candidates: int = Field(ge=1, le=20)
+    """Retrieved items shown per query; never more than the evaluator kept."""
+    thumbnail_pixels: int = Field(ge=16, le=512)
+    """Longest side of a picture in the page."""

@@ -1,0 +1,210 @@
+"""Zero-shot classification: an image belongs to the class whose prompts it resembles most.
+
+A class is the unit-norm mean of the text features of all templates filled with its name (Radford et al. 2021,
+section 3.1.4, https://arxiv.org/abs/2103.00020). Scores are cosines; ties count as their expectation (``ranking.py``),
+so a model without any skill lands on chance, 1 / classes.
+"""
+
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_validator
+
+from assets.errors import DataError, message
+from assets.section import Section
+from evaluation.base import Interval, Result
+from evaluation.intervals import Bootstrap
+from evaluation.ranking import count_above, expected_hits, quantise
+
+if TYPE_CHECKING:
+    from evaluation.features import Features, SplitFeatures
+    from evaluation.samples import ClassFacts
+
+FIELDS = ("name", "plural", "group")
+_IMAGES_AT_ONCE = 4096
+
+
+class ZeroShotConfig(Section):
+    """Settings of the evaluator ``zero_shot``."""
+
+    templates: tuple[str, ...] = Field(min_length=1)
+    """Prompts with ``{name}``, ``{plural}`` or ``{group}`` in them; their features are averaged per class."""
+
+    @field_validator("templates")
+    @classmethod
+    def _check_fields(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+            if not {"name", "plural"} & set(fields) or set(fields) - set(FIELDS):
+                raise ValueError(f"template {template!r} must name the class with {{name}} or {{plural}}")
+        return templates
+
+
+def class_hits(
+    image_features: npt.NDArray[np.float32],
+    class_features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    ks: Sequence[int],
+) -> npt.NDArray[np.float64]:
+    """Score every image: is its class among the first k?
+
+    Args:
+        image_features: Unit norm, [images, D].
+        class_features: Unit norm, [C, D].
+        labels: Row of each image's class in ``class_features``, [images].
+        ks: The cut-offs.
+
+    Returns:
+        Expected hits in 0..1, [images, len(ks)].
+    """
+    parts: list[npt.NDArray[np.float64]] = []
+    weights = np.ones(len(class_features), dtype=np.int64)
+    for start in range(0, len(image_features), _IMAGES_AT_ONCE):
+        rows = slice(start, start + _IMAGES_AT_ONCE)
+        scores = quantise(image_features[rows] @ class_features.T)  # [images, C]
+        relevant = labels[rows, None] == np.arange(len(class_features))
+        counts = count_above(scores, relevant, weights)
+        parts.append(np.stack([expected_hits(*counts, k) for k in ks], axis=1))
+    return np.concatenate(parts)
+
+
+def class_means(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Average the scores of the images of each class.
+
+    Args:
+        scores: [images, metrics].
+        labels: Class of each image, every class in 0..max present, [images].
+
+    Returns:
+        [C, metrics].
+    """
+    classes = int(labels.max()) + 1
+    sums = np.zeros((classes, scores.shape[1]))
+    np.add.at(sums, labels, scores)
+    return sums / np.bincount(labels, minlength=classes)[:, None]
+
+
+def fill(template: str, facts: "ClassFacts") -> str:
+    """Put a class's words into a template."""
+    return template.format(name=facts.name, plural=facts.plural, group=facts.group)
+
+
+class ZeroShot:
+    """The evaluator ``zero_shot``: top-1, top-5, mean per class, and accuracy of head, mid and tail classes."""
+
+    Config: ClassVar[type[Section]] = ZeroShotConfig
+    needs: ClassVar[Mapping[str, frozenset[str]]] = {"zero_shot": frozenset({"images"})}
+
+    def __init__(self, config: ZeroShotConfig, bootstrap: Bootstrap) -> None:
+        self._config = config
+        self._bootstrap = bootstrap
+
+    def run(self, features: "Features") -> Result:
+        """Classify the images of every split of the role ``zero_shot``.
+
+        Args:
+            features: Image features of the splits, the classes, and the text tower.
+
+        Returns:
+            Metrics and intervals per suite, and the table ``per_class``.
+        """
+        class_features = self._class_features(features)
+        position = {facts.class_id: row for row, facts in enumerate(features.classes)}
+        result = Result(metrics={}, intervals={}, tables={"per_class": []})
+        for split in features.with_role("zero_shot"):
+            labels = _labels(split, position, features.classes)
+            hits = class_hits(split.image_features, class_features, labels, (1, 5))
+            per_class = class_means(hits, labels)
+            metrics, intervals = self._summarise(hits, per_class, features.classes)
+            result.metrics[split.suite] = metrics
+            result.intervals[split.suite] = intervals
+            result.tables["per_class"] += _class_rows(split, labels, per_class, features.classes)
+        return result
+
+    def _class_features(self, features: "Features") -> npt.NDArray[np.float32]:
+        """Return the unit-norm mean over templates, [C, D]."""
+        templates = self._config.templates
+        prompts = [fill(template, facts) for facts in features.classes for template in templates]
+        text_features = features.encode_captions(prompts)  # [C * templates, D]
+        means = text_features.reshape(len(features.classes), len(templates), -1).mean(axis=1)
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+
+    def _summarise(
+        self, hits: npt.NDArray[np.float64], per_class: npt.NDArray[np.float64], classes: Sequence["ClassFacts"]
+    ) -> tuple[dict[str, float | int], dict[str, Interval]]:
+        """Average over images (top-k) and over classes (all others), with an interval for each.
+
+        Args:
+            hits: [images, 2] for k = 1 and 5.
+            per_class: [C, 2].
+            classes: The C classes.
+        """
+        # columns of equal units are resampled together: [units, metrics]
+        groups: list[tuple[tuple[str, ...], npt.NDArray[np.float64]]] = [
+            (("top1", "top5"), hits),
+            (("mean_per_class",), per_class[:, :1]),
+        ]
+        for frequency in sorted({facts.frequency for facts in classes}):
+            rows = [row for row, facts in enumerate(classes) if facts.frequency == frequency]
+            groups.append(((frequency,), per_class[rows, :1]))
+        metrics: dict[str, float | int] = {}
+        intervals: dict[str, Interval] = {}
+        for names, scores in groups:
+            bounds = self._bootstrap.means(scores)
+            for column, name in enumerate(names):
+                metrics[name] = float(scores[:, column].mean())
+                intervals[name] = (float(bounds[column, 0]), float(bounds[column, 1]))
+        chance = {"chance_top1": 1 / len(classes), "chance_top5": min(5, len(classes)) / len(classes)}
+        return {**metrics, **chance, "num_classes": len(classes), "num_images": len(hits)}, intervals
+
+
+def _labels(
+    split: "SplitFeatures", position: Mapping[str, int], classes: Sequence["ClassFacts"]
+) -> npt.NDArray[np.int64]:
+    """Return the row of every image's class, after checking that images and classes cover each other."""
+    assert split.class_ids is not None
+    if strange := sorted(set(split.class_ids) - set(position)):
+        raise DataError(
+            message(
+                f"split {split.split}: {len(strange)} class ids are not in dataset.json, the first is {strange[0]!r}",
+                fix="ingest the data set anew",
+            )
+        )
+    counts = Counter(split.class_ids)
+    if empty := [facts.name for facts in classes if facts.class_id not in counts]:
+        raise DataError(
+            message(
+                f"split {split.split}: {len(empty)} of {len(classes)} classes have no accepted image, "
+                f"the first is {empty[0]!r}",
+                fix="loosen the validation that rejected them, or leave the classes out of dataset.json",
+            )
+        )
+    return np.array([position[class_id] for class_id in split.class_ids], dtype=np.int64)
+
+
+def _class_rows(
+    split: "SplitFeatures",
+    labels: npt.NDArray[np.int64],
+    per_class: npt.NDArray[np.float64],
+    classes: Sequence["ClassFacts"],
+) -> list[dict[str, object]]:
+    """Return the rows of ``per_class.parquet`` of one suite, in the order of dataset.json."""
+    counts = np.bincount(labels, minlength=len(classes))
+    return [
+        {
+            "suite": split.suite,
+            "class_id": facts.class_id,
+            "name": facts.name,
+            "group": facts.group,
+            "frequency": facts.frequency,
+            "train_count": facts.train_count,
+            "num_images": int(counts[row]),
+            "top1": float(per_class[row, 0]),
+            "top5": float(per_class[row, 1]),
+        }
+        for row, facts in enumerate(classes)
+    ]
