@@ -17,6 +17,9 @@ def _parser() -> argparse.ArgumentParser:
     plots = commands.add_parser("plots-template", help='write the page that "dvc plots show" fills, usable offline')
     plots.add_argument("--out", type=Path, default=Path(".dvc/plots.html"), help="default: .dvc/plots.html")
     plots.set_defaults(action=_plots_template)
+    ui = commands.add_parser("ui", help="serve Dagster's UI for this project on 127.0.0.1 until Ctrl-C")
+    ui.add_argument("--port", type=int, default=3000, help="default: 3000")
+    ui.set_defaults(action=_ui)
     return parser
 
 
@@ -32,6 +35,12 @@ def _plots_template(arguments: argparse.Namespace) -> None:
 
     write_plots_template(arguments.out)
     print(f"{arguments.out}: written, {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from pipelines.ui import run_ui
+
+    run_ui(Path(), arguments.port)
 
 
 if __name__ == "__main__":

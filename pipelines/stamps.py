@@ -13,7 +13,7 @@ from typing import Any
 
 from assets.atomic import write_json
 from assets.code_stamp import ROOT, closure
-from assets.errors import ConfigError
+from assets.errors import ConfigError, message
 from assets.manifest import file_digest
 from assets.section import read_yaml, unknown
 
@@ -72,7 +72,15 @@ def stamp(modules: Iterable[str]) -> dict[str, Any]:
 
     Returns:
         ``{"code": 16 hex digits, "files": {name: SHA-256}}``.
+
+    Raises:
+        ConfigError: A module has no file; a stamp without it would never change again.
     """
+    modules = list(modules)
+    for module in modules:
+        base = ROOT.joinpath(*module.split("."))
+        if not base.with_suffix(".py").is_file() and not (base / "__init__.py").is_file():
+            raise ConfigError(message(f"no file holds the module {module}", fix="correct the table that names it"))
     files = closure(modules)
     folders = {(ROOT / name).parent for name in files}
     for folder in folders:
@@ -136,6 +144,12 @@ def write_stamps(params: Path, folder: Path) -> list[str]:
         write_json(path, content)
         changed.append(name)
     return sorted(changed)
+
+
+def stamps_are_current(params: Path, folder: Path) -> bool:
+    """Say whether the files in ``folder`` are what :func:`write_stamps` would write."""
+    found = {path.stem: _read_or_none(path) for path in folder.glob("*.json")}
+    return found == compute_stamps(params)
 
 
 def _read_or_none(path: Path) -> Any:

@@ -1,0 +1,145 @@
+"""Notices a ``dvc repro`` (or ``dvc checkout``, ``git pull``) that ran outside Dagster.
+
+The sensor compares dvc.lock with what Dagster last recorded and reports every difference as a materialisation without
+a run. Materialisations, not observations: Dagster 1.13 leaves children stale for ever after an observation.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from assets.errors import DataError
+from pipelines.checks import as_evaluation, quality_results
+from pipelines.dvc_assets import asset_of, stage_specs
+from pipelines.dvc_project import DVC_LOCK, Project, StageRecord, read_lock
+from pipelines.metadata import describe
+from pipelines.translator import Translator
+
+_UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+DATA_VERSION_TAG, CODE_VERSION_TAG = "dagster/data_version", "dagster/code_version"
+_INPUT_VERSION_TAG = "dagster/input_data_version"
+
+
+def build_sensor(project: Project, translator: Translator | None = None, seconds: int = 30) -> SensorDefinition:
+    """Make the sensor of a project.
+
+    Args:
+        project: Its stages.
+        translator: How they look.
+        seconds: Least time between two looks.
+
+    Returns:
+        A sensor that is on from the start.
+    """
+    chosen = translator or Translator()
+
+    @sensor(
+        name="dvc_lock",
+        minimum_interval_seconds=seconds,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Reports what a dvc repro outside Dagster changed, as materialisations without a run.",
+    )
+    def dvc_lock(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+        file = project.root / DVC_LOCK
+        if not file.is_file():
+            return SkipReason("dvc.lock does not exist yet")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if context.cursor == digest:
+            return SkipReason("dvc.lock did not change")
+        if context.instance.get_runs_count(RunsFilter(statuses=_UNFINISHED)):
+            # a run of our own changes dvc.lock before it reports; looking now would count its work twice
+            return SkipReason("a run is in progress, dvc.lock is read when it has ended")
+        events = outside_changes(project, chosen, context.instance)
+        return SensorResult(asset_events=events, cursor=digest)
+
+    return dvc_lock
+
+
+def outside_changes(
+    project: Project, translator: Translator, instance: DagsterInstance
+) -> list[AssetMaterialization | AssetCheckEvaluation]:
+    """Compare dvc.lock with the latest materialisations.
+
+    Args:
+        project: The stages.
+        translator: How they look.
+        instance: Where Dagster keeps its events.
+
+    Returns:
+        A materialisation for every output with another version, and its checks.
+    """
+    lock = read_lock(project.root)
+    versions = {path: version.md5 for entry in lock.values() for path, version in entry.outs.items()}
+    events: list[AssetMaterialization | AssetCheckEvaluation] = []
+    for address, stage in project.stages.items():
+        entry = lock.get(address)
+        if entry is None or translator.hidden(stage):
+            continue
+        for out, spec in stage_specs(project, stage, translator, {}):
+            version = entry.outs.get(out.path)
+            if version is None or not (project.root / out.path).exists():
+                continue
+            if version.md5 == recorded_version(instance, spec.key):
+                continue
+            tags = {DATA_VERSION_TAG: version.md5, **_input_tags(project, stage, translator, versions)}
+            metadata: Mapping[str, Any] = describe(project.root, stage, out, version)
+            events.append(
+                AssetMaterialization(
+                    spec.key, description="dvc repro outside Dagster", metadata=metadata, tags={**tags}
+                )
+            )
+            events += _checks(project, stage, translator, out.path, spec.key)
+    return events
+
+
+def recorded_version(instance: DagsterInstance, key: AssetKey) -> str | None:
+    """Return the data version of an asset's latest materialisation."""
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return None
+    return (event.asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+
+
+def _input_tags(
+    project: Project, stage: StageRecord, translator: Translator, versions: Mapping[str, str]
+) -> dict[str, str]:
+    """Name the versions of the inputs, so that Dagster sees the asset as fresh against them."""
+    tags: dict[str, str] = {}
+    for path, key in translator.upstream(stage, project):
+        if path in versions:
+            tags[f"{_INPUT_VERSION_TAG}/{key.to_user_string()}"] = versions[path]
+    return tags
+
+
+def _checks(
+    project: Project, stage: StageRecord, translator: Translator, path: str, key: AssetKey
+) -> list[AssetCheckEvaluation]:
+    file = translator.checks_file(stage)
+    if file is None or asset_of(stage, file, translator).path != path:
+        return []
+    try:
+        return [as_evaluation(result) for result in quality_results(project.root / file, key)]
+    except DataError:
+        # the materialisation is still true; the next run of the stage writes the file anew
+        return []
