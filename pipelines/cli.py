@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     stage = command("stage", _stage, "run one stage without DVC and Dagster")
     stage.add_argument("stage", help=", ".join(_PACKAGE_OF_STAGE))
     stage.add_argument("name", nargs="?", help="data set or run")
-    command("ui", _ui, "open the Dagster UI on this project")
+    ui = command("ui", _ui, "serve the Dagster UI of this project until Ctrl-C")
+    ui.add_argument("--port", type=int, default=3000, help="default: 3000")
     command("leaderboard", _leaderboard, "print reports/leaderboard.json as a table")
     doctor = command("doctor", _doctor, "check this machine and this clone; each fault comes with its fix")
     doctor.add_argument("--json", action="store_true", help="print machine-readable results")
@@ -119,7 +120,8 @@ def _ui(options: argparse.Namespace) -> int:
     from pipelines.preflight import check_repository
 
     check_repository()
-    return subprocess.run([sys.executable, "-m", "pipelines", "ui"], check=False).returncode
+    command = [sys.executable, "-m", "pipelines", "ui", "--port", str(options.port)]
+    return subprocess.run(command, check=False).returncode
 
 
 def _leaderboard(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def check_repository(root: Path = Path()) -> None:
         raise ConfigError(
             message(
                 f"{root.resolve()} is not inside a git repository",
-                fix="run in a clone of clipfoundry; DVC records versions in git",
+                fix="run in a clone of clipfoundry, because DVC records versions in git",
             )
         )
     top = Path(answer.stdout.strip())
