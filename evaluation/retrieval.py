@@ -78,7 +78,9 @@ class Ranks:
 def caption_groups(captions: Sequence[str]) -> npt.NDArray[np.int64]:
     """Number the groups of captions that agree up to case and spacing, [len(captions)]."""
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(" ".join(c.casefold().split()), len(numbers)) for c in captions], dtype=np.int64)
+    return np.array(
+        [numbers.setdefault(" ".join(c.casefold().split()), len(numbers)) for c in captions], dtype=np.int64
+    )
 
 
 def rank_pairs(pairs: Pairs, image_queries: bool) -> Ranks:

@@ -163,7 +163,7 @@ class ZeroShot:
 
 
 def _labels(
-    split: "SplitFeatures", position: Mapping[str, int], classes: Sequence["ClassFacts"]
+    split: "SplitFeatures", position: Mapping[int, int], classes: Sequence["ClassFacts"]
 ) -> npt.NDArray[np.int64]:
     """Return the row of every image's class, after checking that images and classes cover each other."""
     assert split.class_ids is not None

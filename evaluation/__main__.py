@@ -1,0 +1,74 @@
+"""``python -m evaluation evaluate|compare``: the evaluation stages without DVC or Dagster."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from assets.command import guarded
+from assets.config import entry, read_sections
+from assets.section import parse
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from training.config import RunConfig
+
+    runs = entry(read_sections(arguments.params), "runs", arguments.name, arguments.params)
+    run = parse(RunConfig, runs, f"{arguments.params}: runs.{arguments.name}")
+    # imported late: torch and open_clip take seconds to load, and a wrong name should not
+    from evaluation.evaluate import evaluate
+
+    evaluate(
+        arguments.name,
+        arguments.params,
+        arguments.model or Path("models") / arguments.name,
+        arguments.raw or Path("data/raw") / run.dataset,
+        arguments.valid or Path("data/valid") / run.dataset,
+        arguments.out or Path("reports/runs") / arguments.name,
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from evaluation.compare import Sources, compare
+
+    sources = Sources(arguments.reports, arguments.runs, arguments.models, arguments.raw, arguments.valid)
+    compare(arguments.params, sources, arguments.out_json, arguments.out_html)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser: stage, name, params and paths, nothing else."""
+    top = argparse.ArgumentParser(prog="python -m evaluation", description="Score models and compare runs.")
+    stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    scored = stages.add_parser("evaluate", help="score one exported model with every configured evaluator")
+    scored.add_argument("--name", required=True, help="key of the section runs")
+    scored.add_argument("--model", type=Path, help="exported model (default: models/NAME)")
+    scored.add_argument("--raw", type=Path, help="data set (default: data/raw/DATASET of the run)")
+    scored.add_argument("--valid", type=Path, help="accepted keys (default: data/valid/DATASET of the run)")
+    scored.add_argument("--out", type=Path, help="report folder to write (default: reports/runs/NAME)")
+    scored.set_defaults(action=_evaluate)
+    compared = stages.add_parser("compare", help="write the leaderboard of all runs as JSON and as one page")
+    folders = {
+        "reports": ("reports/runs", "folder of the report folders"),
+        "runs": ("runs", "folder of the run folders"),
+        "models": ("models", "folder of the exported models"),
+        "raw": ("data/raw", "folder of the data sets"),
+        "valid": ("data/valid", "folder of the validated data sets"),
+        "out-json": ("reports/leaderboard.json", "table to write"),
+        "out-html": ("reports/leaderboard.html", "page to write"),
+    }
+    for option, (default, text) in folders.items():
+        compared.add_argument(f"--{option}", type=Path, default=Path(default), help=f"{text} (default: {default})")
+    compared.set_defaults(action=_compare)
+    for stage in (scored, compared):
+        stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage and return its exit code."""
+    parsed = parser().parse_args(arguments)
+    return guarded(partial(parsed.action, parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
