@@ -1,11 +1,15 @@
 """Rules about samples seen together: repeated captions, repeated pictures, training pictures that the tests use.
 
 They run on 64-bit hashes held as numbers, 8 bytes per sample, so that ten million samples fit a small machine. Only
-samples that passed the rules of ``assets.validation.sample_rules`` take part, so that a broken one never displaces a good
-one. Within training the first in index order stays; evaluation splits are never thinned.
+samples that passed the rules of ``assets.validation.sample_rules`` take part, so that a broken one never displaces a
+good one. Within training the first in index order stays; evaluation splits are never thinned.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported, out of a type checker's sight
+
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -107,8 +111,8 @@ def close_pairs(hashes: np.ndarray, max_distance: int) -> np.ndarray:
     """
     edges = np.linspace(0, HASH_BITS, max_distance + 2).astype(int)
     found: list[np.ndarray] = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        mask = np.uint64((1 << int(high - low)) - 1)
+    for low, high in pairwise(edges.tolist()):
+        mask = np.uint64((1 << (high - low)) - 1)
         bands = (hashes >> np.uint64(low)) & mask
         order = np.argsort(bands, kind="stable")
         sorted_bands, sorted_hashes = bands[order], hashes[order]

@@ -3,6 +3,9 @@
 A sample is rejected for the first rule it breaks, in the order of ``RULES``.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported, out of a type checker's sight
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

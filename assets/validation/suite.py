@@ -1,0 +1,151 @@
+"""Runs the checks with Great Expectations and writes its data docs; the only module that knows the library.
+
+It is imported inside :func:`run_suites`, in the validation process alone: loading it takes seconds. It sends nothing
+home and shows no progress bars, both settled in the process, not in the user's environment.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from assets.validation.expectations import Check
+
+_EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one check found, summed over the parts of its table.
+
+    Attributes:
+        check: The check.
+        passed: Whether it held in all parts.
+        rows: Rows looked at.
+        unexpected: Rows that break it.
+        examples: A few of the values that break it.
+    """
+
+    check: Check
+    passed: bool = True
+    rows: int = 0
+    unexpected: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, success: bool, result: dict[str, Any]) -> None:
+        """Take in one part's result, in Great Expectations' form."""
+        self.passed &= success
+        self.rows += int(result.get("element_count") or 0)
+        self.unexpected += int(result.get("unexpected_count") or 0)
+        for value in result.get("partial_unexpected_list") or []:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            if text not in self.examples and len(self.examples) < _EXAMPLES:
+                self.examples.append(text)
+
+    def entry(self, splits: pd.DataFrame) -> dict[str, Any]:
+        """Return the check's entry in checks.json, whose ``observed`` is flat.
+
+        Args:
+            splits: The table ``splits``, for checks that report a value per split.
+        """
+        observed: dict[str, Any] = {}
+        if self.check.shown:
+            values = zip(splits["split"], splits[self.check.shown].tolist(), strict=True)
+            observed = {str(split): round(value, 6) for split, value in values}
+        elif self.rows:
+            observed = {"rows": self.rows, "unexpected": self.unexpected}
+        if self.examples and not self.check.shown:
+            observed["examples"] = "; ".join(self.examples)
+        return {
+            "name": self.check.name,
+            "description": self.check.description,
+            "passed": self.passed,
+            "severity": self.check.severity,
+            "observed": observed,
+        }
+
+
+def run_suites(
+    samples: Iterable[pd.DataFrame],
+    sample_checks: list[Check],
+    splits: pd.DataFrame,
+    split_checks: list[Check],
+    site: Path,
+) -> list[dict[str, Any]]:
+    """Check both tables and write the data docs.
+
+    Args:
+        samples: The index in parts.
+        sample_checks: What each part must satisfy.
+        splits: One row per split.
+        split_checks: What it must satisfy.
+        site: Folder for the HTML pages; it must exist.
+
+    Returns:
+        The entries of checks.json, in the order of the checks.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "False"
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)  # pyright: ignore[reportCallIssue]
+    context.add_data_docs_site("site", _site_config(site))  # pyright: ignore[reportArgumentType]
+    for default in [name for name in context.get_site_names() if name != "site"]:
+        context.delete_data_docs_site(default)
+    outcomes = _run(context, "splits", split_checks, [splits])
+    outcomes += _run(context, "samples", sample_checks, samples)
+    context.build_data_docs()
+    return [outcome.entry(splits) for outcome in outcomes]
+
+
+def _site_config(site: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site.resolve())},
+    }
+
+
+def _expectation(check: Check) -> Any:
+    import great_expectations.expectations as catalogue
+
+    return getattr(catalogue, check.kind)(
+        **check.arguments,
+        severity="critical" if check.severity == "error" else "warning",
+        description=check.description,
+        meta={"name": check.name},
+    )
+
+
+def _run(context: Any, name: str, checks: list[Check], parts: Iterable[pd.DataFrame]) -> list[Outcome]:
+    """Validate every part of a table against one suite."""
+    import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
+
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[_expectation(check) for check in checks]))
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset("table")
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("rows"), suite=suite)
+    )
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(name=name, validation_definitions=[definition], actions=[], result_format="BASIC")
+    )
+    outcomes = {check.name: Outcome(check) for check in checks}
+    first = 1
+    for part in parts:
+        run = RunIdentifier(run_name=f"{name}: rows {first} to {first + len(part) - 1}")
+        first += len(part)
+        results = checkpoint.run(batch_parameters={"dataframe": part}, run_id=run)
+        (result,) = results.run_results.values()
+        for item in result.results:
+            if (item.exception_info or {}).get("raised_exception"):
+                # a check that could not run is our own bug: say so instead of counting it as a failure of the data
+                raise AssertionError(f"{name}: {item.expectation_config.meta['name']}: {item.exception_info}")
+            outcomes[item.expectation_config.meta["name"]].add(bool(item.success), dict(item.result))
+    return list(outcomes.values())
