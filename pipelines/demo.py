@@ -92,10 +92,7 @@ def dvc(*arguments: str) -> None:
 
 
 def repro(*targets: str) -> None:
-    """Write the code stamps and run every stage whose code, parameters or inputs changed."""
-    stamps = [sys.executable, "-m", "pipelines", "stamps"]
-    if code := subprocess.run(stamps, check=False).returncode:
-        raise DataError(message(f'"python -m pipelines stamps" failed with exit code {code}', fix="see above"))
+    """Run every stage whose code, parameters or inputs changed; the graph itself renews the code stamps first."""
     dvc("repro", *targets)
 
 

@@ -57,8 +57,9 @@ def clone(tmp_path, monkeypatch):
         stream.write("# a toy\n")
         YAML(typ="safe").dump(params, stream)
     shutil.copy(tmp_path / "profiles" / "demo.yaml", tmp_path / "params.yaml")
-    board = {"main_metric": "zero_shot.in_domain.top1", "runs": []}
-    (tmp_path / "board.json").write_text(json.dumps(board))
+    row = {"run": "toy", "recipe": "clip", "dataset": "emoji", "policy": "none", "seed": 0, "intervals": {}}
+    row |= {"metrics": {}, "cost": {"train_seconds": 61, "samples_seen": 1000}}
+    (tmp_path / "board.json").write_text(json.dumps([row]))
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "toy")
@@ -158,6 +159,7 @@ def test_demo_runs_pushes_and_shows_the_leaderboard_and_a_second_one_does_no_wor
     assert main(["demo"]) == 0
     first = capfd.readouterr()
     assert "pushed to the store" in first.err and "make ui" in first.out
+    assert any(line.startswith("toy ") and "1:01" in line for line in first.out.splitlines())
     began = time.monotonic()
     assert main(["demo"]) == 0
     seconds = time.monotonic() - began
