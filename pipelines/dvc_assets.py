@@ -129,7 +129,7 @@ def _stage_assets(
             return quality_results(project.root / checks_file, translator.asset_key(checked))
 
         try:
-            outcome = command.repro(context, stage.address, op_name, config.force)
+            outcome = command.repro(context, stage, op_name, config.force)
         except Failure:
             if checks_file is not None and _written_since(project, checks_file, started):
                 yield from quality()

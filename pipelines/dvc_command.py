@@ -23,12 +23,16 @@ from dagster._core.pipes.context import PipesMessageHandler, build_external_exec
 from dagster._core.pipes.utils import PipesTempFileMessageReader
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
+from assets.errors import ConfigError
+from pipelines.dvc_project import StageRecord
 from pipelines.process_group import Patience, ProcessGroup
+from pipelines.stamps import stamps_are_current
 
 Context: TypeAlias = AssetExecutionContext | OpExecutionContext
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 _SECONDS_BETWEEN_TRIES = (2.0, 5.0, 15.0, 30.0)
 _TAIL = 40
+STAMPS = "stamps"
 _BUSY = re.compile(r"'([^']*)' is busy, it is being blocked by")
 _RAN = re.compile(r"^Running stage '([^']+)'")
 
@@ -115,8 +119,8 @@ class ProgressLog:
 
     def _write_tag(self, text: str) -> None:
         instance = self._context.instance
-        if instance.has_run(self._context.run_id):
-            instance.add_run_tags(self._context.run_id, {self._tag: text})
+        if instance.has_run(self._context.run.run_id):
+            instance.add_run_tags(self._context.run.run_id, {self._tag: text})
 
 
 def progress_line(payload: Mapping[str, Any], known: tuple[str, ...]) -> str:
@@ -153,12 +157,12 @@ class DvcCommand:
     root: Path
     patience: Patience = field(default_factory=Patience)
 
-    def repro(self, context: Context, address: str, op_name: str, force: bool = False) -> Outcome:
-        """Bring one stage up to date, its code stamp included.
+    def repro(self, context: Context, stage: StageRecord, op_name: str, force: bool = False) -> Outcome:
+        """Bring one stage up to date, and the code stamps before it if it depends on one.
 
         Args:
             context: The running Dagster step.
-            address: The stage.
+            stage: The stage.
             op_name: Name of the step's op, for the progress tag.
             force: Run the stage even if nothing changed.
 
@@ -168,12 +172,13 @@ class DvcCommand:
         Raises:
             Failure: DVC or the stage failed; carries the last lines of its output.
         """
-        targets = ["stamps", address] if not force else [address]
-        if force:
-            self._repeat(context, ["stamps"], op_name)
-        outcome = self._repeat(context, (["--force"] if force else []) + targets, op_name)
+        first = [STAMPS] if any(dep.startswith(f"{STAMPS}/") for dep in stage.deps) else []
+        if force and first:
+            self._repeat(context, first, op_name)
+        arguments = ["--force", stage.address] if force else [*first, stage.address]
+        outcome = self._repeat(context, arguments, op_name)
         if outcome.code:
-            raise stage_failure(address, outcome)
+            raise stage_failure(stage.address, outcome)
         return outcome
 
     def _repeat(self, context: Context, targets: list[str], op_name: str) -> Outcome:
@@ -186,9 +191,9 @@ class DvcCommand:
             blocked = outcome.blocked_path
             if blocked is None:
                 return outcome
-            if Path(blocked) == self.root / "stamps" and "stamps" in targets and self._stamps_are_current():
-                # a running stage holds its stamp; ours are right already, so there is no need to wait for it
-                targets = [target for target in targets if target != "stamps"]
+            if Path(blocked) == self.root / STAMPS and STAMPS in targets and self._stamps_are_current(context):
+                # a running stage holds its stamp; all stamps are right already, so there is no need to wait for it
+                targets = [target for target in targets if target != STAMPS]
                 if not targets:
                     return Outcome()
                 continue
@@ -197,10 +202,14 @@ class DvcCommand:
             context.log.info(f"{blocked} is in use by another DVC process, trying again in {pause:g} s")
             time.sleep(pause)
 
-    def _stamps_are_current(self) -> bool:
-        from pipelines.stamps import stamps_are_current
-
-        return stamps_are_current(self.root / "params.yaml", self.root / "stamps")
+    def _stamps_are_current(self, context: Context) -> bool:
+        if self.run(context, ["status", "--quiet", STAMPS]).code == 0:
+            return True
+        try:
+            # an edited comment changes the code but no stamp
+            return stamps_are_current(self.root / "params.yaml", self.root / STAMPS)
+        except ConfigError:
+            return False
 
     def run(self, context: Context, arguments: list[str], env: Mapping[str, str] | None = None) -> Outcome:
         """Run ``dvc --wait-for-lock ARGUMENTS`` and hand its output on; an interrupt stops all it started.

@@ -1,0 +1,74 @@
+import pytest
+from dagster import AssetKey, DagsterRunStatus, SensorResult, SkipReason, build_sensor_context
+from dagster._core.test_utils import create_run_for_test
+
+from pipelines.dagster_project import build_definitions
+from pipelines.dvc_project import load_project, read_lock
+from pipelines.sensors import build_sensor, recorded_version
+
+pytestmark = pytest.mark.slow
+
+
+def tick(toy, instance, cursor=None):
+    """Evaluate the sensor once and store what it reports, as the daemon does."""
+    sensor = build_sensor(load_project(toy.root))
+    result = sensor(build_sensor_context(instance=instance, cursor=cursor))
+    if isinstance(result, SensorResult):
+        for event in result.asset_events:
+            instance.report_runless_asset_event(event)
+    return result
+
+
+def stale(toy, instance):
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+    from dagster._core.loader import LoadingContextForTest
+
+    graph = build_definitions(toy.root).get_repository_def().asset_graph
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    return {key.to_user_string(): resolver.get_status(key).value for key in graph.materializable_asset_keys}
+
+
+def test_a_repro_run_by_hand_appears_with_its_versions_and_checks(toy, instance):
+    assert isinstance(tick(toy, instance), SkipReason)
+    toy.dvc("repro", "-q")
+
+    result = tick(toy, instance)
+
+    lock = read_lock(toy.root)
+    assert (
+        recorded_version(instance, AssetKey(["models", "clip-s0"]))
+        == lock["pretrain@clip-s0"].outs["models/clip-s0"].md5
+    )
+    event = instance.get_latest_materialization_event(AssetKey(["data", "valid", "emoji"]))
+    assert event.run_id == ""
+    assert {event.check_name for event in result.asset_events if hasattr(event, "check_name")} == {
+        "data_quality",
+        "data_warnings",
+    }
+    assert set(stale(toy, instance).values()) == {"FRESH"}
+    assert isinstance(tick(toy, instance, result.cursor), SkipReason)
+
+
+def test_only_what_changed_is_reported(toy, instance):
+    toy.dvc("repro", "-q")
+    first = tick(toy, instance)
+    toy.set(samples=5)
+    toy.dvc("repro", "-q", "-s", "ingest@emoji")
+
+    second = tick(toy, instance, first.cursor)
+
+    assert [event.asset_key.to_user_string() for event in second.asset_events] == ["data/raw/emoji"]
+    found = stale(toy, instance)
+    assert found["data/raw/emoji"] == "FRESH"
+    assert found["data/valid/emoji"] == "STALE"
+
+
+def test_runs_of_dagster_itself_are_not_reported_again(toy, instance):
+    toy.materialize(instance, "data/raw/emoji")
+    assert tick(toy, instance).asset_events == []
+
+
+def test_the_lock_is_left_alone_while_a_run_is_in_progress(toy, instance):
+    toy.dvc("repro", "-q", "ingest")
+    create_run_for_test(instance, status=DagsterRunStatus.STARTED)
+    assert isinstance(tick(toy, instance), SkipReason)
