@@ -16,6 +16,7 @@ from assets.sources.base import Sample
 
 _BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 100
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
@@ -42,7 +43,7 @@ class Placement:
 
 def encode_metadata(metadata: dict[str, Any]) -> bytes:
     """Return the bytes of KEY.json: compact UTF-8 with sorted keys."""
-    return json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return _ENCODER.encode(metadata).encode()
 
 
 class ShardWriter:

@@ -37,6 +37,7 @@ def is_mass(name: str) -> bool:
     return name in MASS_NOUNS
 
 
+@cache
 def is_plural(name: str) -> bool:
     """Say whether a name is a plural already, as in "cherries" or "glasses"."""
     word = _split_head(name)[0].split()[-1].lower()

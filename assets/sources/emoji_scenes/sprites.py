@@ -17,7 +17,7 @@ from assets.sources.emoji_scenes import colours
 STYLES = ("twemoji", "openmoji")
 ENOUGH_CONTRAST = 0.7
 """Share of a sprite that must stand out from its background."""
-_SVG_WIDTH = 160
+_SVG_WIDTH = 128
 _VISIBLE = 24
 _MEASURED = 20
 

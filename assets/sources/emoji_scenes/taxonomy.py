@@ -61,6 +61,7 @@ RENAMED = {
     "chart decreasing": "falling chart",
     "chart increasing": "rising chart",
     "clinking glasses": "champagne glasses",
+    "closed mailbox with raised flag": "mailbox",
     "construction": "construction barrier",
     "cooking": "frying pan with egg",
     "cricket game": "cricket bat",
