@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pandas.util import hash_array
 
 from assets.errors import DataError, message
 from assets.index import INDEX, SCHEMA, read_index
@@ -185,7 +184,8 @@ def split_table(
 
 def repeated_keys(raw: Path) -> np.ndarray:
     """Say which rows carry a key that stood before, bool [rows]."""
-    parts = [hash_array(b.column("key").to_numpy(zero_copy_only=False)) for b in batches(raw, ["key"])]
+    hash_array = pd.util.hash_array  # pyright: ignore[reportAttributeAccessIssue]
+    parts = [hash_array(batch.column("key").to_numpy(zero_copy_only=False)) for batch in batches(raw, ["key"])]
     numbers = pd.Series(np.concatenate(parts))
     # keys of equal hash are compared as they are; almost always there are none
     suspects = np.flatnonzero(numbers.duplicated(keep=False).to_numpy())

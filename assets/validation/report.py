@@ -22,6 +22,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2rem aut
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem } img { max-width: 100%; border: 1px solid #ddd }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem; vertical-align: top;
 border-bottom: 1px solid #e4e4e7; overflow-wrap: anywhere } td.n, th.n { text-align: right; white-space: nowrap }
+td:first-child { white-space: nowrap }
 .pass { color: #13661f } .fail { color: #b3121d; font-weight: 600 } .warn { color: #8a5300; font-weight: 600 }
 </style></head><body>
 <h1>Validation of <code>$name</code>: <span class="$class">$verdict</span></h1>

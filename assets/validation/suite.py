@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from assets.validation.expectations import Check
+from assets.validation.offline import make_offline
 
 _EXAMPLES = 5
 
@@ -100,6 +101,7 @@ def run_suites(
     outcomes = _run(context, "splits", split_checks, [splits])
     outcomes += _run(context, "samples", sample_checks, samples)
     context.build_data_docs()
+    make_offline(site)
     return [outcome.entry(splits) for outcome in outcomes]
 
 
@@ -139,7 +141,7 @@ def _run(context: Any, name: str, checks: list[Check], parts: Iterable[pd.DataFr
     outcomes = {check.name: Outcome(check) for check in checks}
     first = 1
     for part in parts:
-        run = RunIdentifier(run_name=f"{name}: rows {first} to {first + len(part) - 1}")
+        run = RunIdentifier(run_name=f"{name}-{first:08d}-{first + len(part) - 1:08d}")
         first += len(part)
         results = checkpoint.run(batch_parameters={"dataframe": part}, run_id=run)
         (result,) = results.run_results.values()
