@@ -29,10 +29,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from evaluation.compare import Sources, compare
+    # imported late: matplotlib takes seconds to load
+    from evaluation.compare import compare
 
-    sources = Sources(arguments.reports, arguments.runs, arguments.models, arguments.raw, arguments.valid)
-    compare(arguments.params, sources, arguments.out_json, arguments.out_html)
+    compare(
+        arguments.params,
+        arguments.reports,
+        arguments.runs,
+        arguments.models,
+        arguments.raw,
+        arguments.out_json,
+        arguments.out_html,
+        arguments.valid,
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -158,7 +158,8 @@ class ZeroShot:
             for column, name in enumerate(names):
                 metrics[name] = float(scores[:, column].mean())
                 intervals[name] = (float(bounds[column, 0]), float(bounds[column, 1]))
-        chance = {"chance_top1": 1 / len(classes), "chance_top5": min(5, len(classes)) / len(classes)}
+        one, five = 1 / len(classes), min(5, len(classes)) / len(classes)
+        chance = {"chance_top1": one, "chance_top5": five, "chance_mean_per_class": one}
         return {**metrics, **chance, "num_classes": len(classes), "num_images": len(hits)}, intervals
 
 

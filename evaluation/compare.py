@@ -1,0 +1,55 @@
+"""Stage ``compare``: every run of params.yaml side by side, as a table for programs and a page for people."""
+
+from pathlib import Path
+
+from assets.atomic import write_json, write_text
+from assets.config import read_sections
+from assets.errors import ConfigError
+from assets.progress import Stage
+from assets.section import parse
+from evaluation.config import ReportConfig
+from evaluation.evaluate import rounded
+from evaluation.report import render
+from evaluation.results import Folders, read_rows
+from training.config import RunConfig
+
+
+def compare(
+    params: Path,
+    reports: Path,
+    runs: Path,
+    models: Path,
+    raw: Path,
+    out_json: Path,
+    out_html: Path,
+    valid: Path | None = None,
+) -> None:
+    """Write the leaderboard.
+
+    Args:
+        params: The params.yaml to read; sections ``report`` and ``runs``.
+        reports: Parent of the report folders of ``evaluate``.
+        runs: Parent of the run folders of ``pretrain``.
+        models: Parent of the exported models.
+        raw: Parent of the data sets; pictures are taken from their shards.
+        out_json: The table to write (``docs/leaderboard.schema.json``).
+        out_html: The page to write; it needs no other file.
+        valid: Parent of the validated data sets; without it the page says nothing about the data.
+
+    Raises:
+        ConfigError: A wrong value in params.yaml.
+        DataError: A run lacks results, or results do not belong together.
+    """
+    sections = read_sections(params)
+    config = parse(ReportConfig, sections["report"], f"{params}: report")
+    if not sections["runs"]:
+        raise ConfigError(f"{params}: runs: nothing to compare; add a run")
+    entries = {str(name): parse(RunConfig, value, f"{params}: runs.{name}") for name, value in sections["runs"].items()}
+    folders = Folders(reports, runs, models, raw, valid)
+    with Stage("compare") as stage:
+        rows = read_rows(entries, folders, config.main_metric)
+        write_json(out_json, rounded([row.as_json() for row in rows]))
+        write_text(out_html, render(rows, folders, config))
+        best = rows[0]
+        stage.log.info("best run: %s, %s = %.4f", best.run, config.main_metric, best.metrics[config.main_metric])
+        stage.send({"best_run": best.run, config.main_metric: best.metrics[config.main_metric]}, force=True)

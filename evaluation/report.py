@@ -1,0 +1,181 @@
+"""The leaderboard page: one HTML file with everything in it, made from rows of results."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluation.config import ReportConfig
+from evaluation.figures import FREQUENCIES, Curve, cost_panel, curve_panel, frequency_panel, metric_panel, reasons_panel
+from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
+from evaluation.samples import DATASET
+from evaluation.thumbnails import thumbnails
+from evaluation.wording import duration, metric_words, percent, quantity
+
+_COSTS = (("flops", "training compute, FLOPs"), ("train_seconds", "training time, seconds"))
+
+
+def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
+    """Return the page.
+
+    Args:
+        rows: All runs, best first.
+        folders: Where their results and data are.
+        config: What to show.
+
+    Returns:
+        HTML with styles, script, plots and pictures inside; the same results give the same text.
+    """
+    environment = Environment(
+        loader=PackageLoader("evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "quantity": quantity, "duration": duration, "words": metric_words}
+    datasets = sorted({row.config.dataset for row in rows})
+    series = _series(rows)
+    sections = [
+        _section(number, dataset, [row for row in rows if row.config.dataset == dataset], folders, config, series)
+        for number, dataset in enumerate(datasets)
+    ]
+    page = environment.get_template("leaderboard.html.j2")
+    return page.render(config=config, sections=sections, num_runs=len(rows), evaluations=_evaluations(rows))
+
+
+def _series(rows: Sequence[Row]) -> dict[str, int]:
+    """Give each group a colour by the order of its name, so that a new best run recolours nothing."""
+    return {label: number for number, label in enumerate(sorted({group.label for group in group_rows(rows)}))}
+
+
+def _evaluations(rows: Sequence[Row]) -> list[str]:
+    return sorted({row.versions["evaluation"] for row in rows})
+
+
+def _section(
+    number: int,
+    dataset: str,
+    rows: Sequence[Row],
+    folders: Folders,
+    config: ReportConfig,
+    series: Mapping[str, int],
+) -> dict[str, Any]:
+    """Return what the page shows of one data set."""
+    groups = group_rows(rows)
+    groups.sort(key=lambda group: -_mean(group, config.main_metric))
+    columns = [metric for metric in config.columns if any(metric in row.metrics for row in rows)]
+    summary = _data_summary(dataset, folders)
+    figures = _figures(f"d{number}", groups, columns, config, series)
+    figures["curves"] = _curves(f"d{number}", groups, folders, config, series)
+    if reasons := summary.get("rejected_by_reason"):
+        figures["reasons"] = [Markup(reasons_panel(f"d{number}-reasons", "Rejected samples by reason", reasons))]
+    best = rows[0]
+    return {
+        "dataset": dataset,
+        "rows": rows,
+        "groups": groups,
+        "series": series,
+        "best": best,
+        "columns": columns,
+        "chances": {metric: chance_of(metric, best.metrics) for metric in columns},
+        "best_values": {metric: max(row.metrics.get(metric, 0.0) for row in rows) for metric in columns},
+        "several_seeds": any(len(group.rows) > 1 for group in groups),
+        "show_policy": any(row.config.policy != "none" for row in rows),
+        "figures": figures,
+        "examples": _examples(folders.reports / best.run, folders.raw / dataset, config),
+        "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
+        "chance_of": chance_of,
+        "summary": summary,
+    }
+
+
+def _mean(group: Group, metric: str) -> float:
+    estimate = group.estimate(metric)
+    return 0.0 if estimate is None else estimate.value
+
+
+def _figures(
+    name: str, groups: Sequence[Group], columns: Sequence[str], config: ReportConfig, series: Mapping[str, int]
+) -> dict[str, list[Markup]]:
+    """Return the plots that need scores only."""
+    suites = sorted({metric.rpartition(".")[0] for group in groups for metric in group.rows[0].metrics})
+    with_frequency = [
+        suite for suite in suites if all(f"{suite}.{part}" in groups[0].rows[0].metrics for part in FREQUENCIES)
+    ]
+    main = metric_words(config.main_metric)
+    return {
+        "metrics": [
+            Markup(metric_panel(f"{name}-m{i}", metric_words(metric), groups, series, metric))
+            for i, metric in enumerate(columns)
+        ],
+        "costs": [
+            Markup(cost_panel(f"{name}-c{i}", main, groups, series, config.main_metric, cost))
+            for i, cost in enumerate(_COSTS)
+        ],
+        "frequencies": [
+            Markup(frequency_panel(f"{name}-f{i}", metric_words(f"{suite}.accuracy"), groups, series, suite))
+            for i, suite in enumerate(with_frequency)
+        ],
+    }
+
+
+def _curves(
+    name: str, groups: Sequence[Group], folders: Folders, config: ReportConfig, series: Mapping[str, int]
+) -> list[Markup]:
+    """Return one plot per configured training curve that some run has."""
+    figures: list[Markup] = []
+    for i, curve in enumerate(config.curves):
+        points: dict[str, list[Curve]] = {}
+        for group in groups:
+            paths = [folders.runs / row.run / "plots" / "metrics" / f"{curve}.tsv" for row in group.rows]
+            if runs := [read_curve(path) for path in paths if path.is_file()]:
+                points[group.label] = runs
+        if points:
+            figures.append(Markup(curve_panel(f"{name}-l{i}", curve, points, series)))
+    return figures
+
+
+def read_curve(path: Path) -> Curve:
+    """Read one of dvclive's plot files: a header with ``step`` and the metric's name, then one row per step."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t")
+        value = next(column for column in rows.fieldnames or () if column not in ("step", "timestamp"))
+        return [(float(row["step"]), float(row[value])) for row in rows]
+
+
+def _examples(report: Path, raw: Path, config: ReportConfig) -> list[dict[str, Any]]:
+    """Return the best run's example queries with their pictures; none unless it has the retrieval evaluator."""
+    path = report / "retrieval.json"
+    if not path.is_file() or not config.examples:
+        return []
+    blocks: list[dict[str, Any]] = []
+    keys: set[str] = set()
+    for suite, directions in sorted(json.loads(path.read_text(encoding="utf-8"))["suites"].items()):
+        for direction, kinds in sorted(directions.items(), reverse=True):
+            for kind in ("drawn", "failed"):
+                queries = [
+                    {**query, "ranked": query["ranked"][: config.candidates]}
+                    for query in kinds[kind][: config.examples]
+                ]
+                pictured = direction == "text_to_image"
+                keys |= {item["key"] for query in queries for item in (query["ranked"] if pictured else (query,))}
+                blocks.append({"suite": suite, "direction": direction, "kind": kind, "queries": queries})
+    pictures = thumbnails(raw, keys, config.thumbnail_pixels)
+    return [{**block, "pictures": pictures} for block in blocks]
+
+
+def _data_summary(dataset: str, folders: Folders) -> dict[str, Any]:
+    """Return licence and splits of a data set, and how many samples validation accepted, as far as they are there."""
+    found: dict[str, Any] = {}
+    card = folders.raw / dataset / DATASET
+    if card.is_file():
+        facts = json.loads(card.read_text(encoding="utf-8"))
+        found |= {name: facts[name] for name in ("licence", "attribution", "splits") if name in facts}
+    if folders.valid is not None and (metrics := folders.valid / dataset / "metrics.json").is_file():
+        found |= json.loads(metrics.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,232 @@
+"""The results of all runs, read and checked, as rows of the leaderboard and as groups of seeds."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from assets.errors import ConfigError, DataError, message
+from assets.manifest import read_manifest, version_of
+from assets.section import unknown
+from evaluation.evaluate import flatten
+from evaluation.intervals import seed_interval
+from training.config import RunConfig
+
+COSTS = ("train_seconds", "total_seconds", "samples_seen", "flops", "trainable_params", "inference_params")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run of the leaderboard.
+
+    Attributes:
+        run: Its key in ``runs``.
+        config: Recipe, data set, policy, seed.
+        metrics: Dotted name -> value.
+        intervals: Dotted name -> low and high end of the 95 % bootstrap interval.
+        cost: What it took; at least the names in ``COSTS``.
+        versions: ``git`` commit of training, ``data`` and ``model`` versions, and ``evaluation`` settings digest.
+        device: Where it was trained.
+    """
+
+    run: str
+    config: RunConfig
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    cost: dict[str, float]
+    versions: dict[str, str]
+    device: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as ``docs/leaderboard.schema.json`` describes it."""
+        return {
+            "run": self.run,
+            **{name: getattr(self.config, name) for name in ("recipe", "dataset", "policy", "seed")},
+            "metrics": self.metrics,
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "cost": self.cost,
+            "versions": self.versions,
+            "device": self.device,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score with its 95 % interval.
+
+    Attributes:
+        value: The score, or the mean over seeds.
+        low: Low end, or None when the metric has no interval.
+        high: High end, or None.
+        over: What the interval was taken over.
+        scores: The score of every seed.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    over: Literal["seeds", "test set"]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The runs that differ in their seed only.
+
+    Attributes:
+        label: Recipe, with the policy when it is not ``none``.
+        rows: The runs, best first.
+    """
+
+    label: str
+    rows: tuple[Row, ...]
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Summarise a metric over the seeds; None unless every run has it.
+
+        Args:
+            metric: Dotted name.
+        """
+        if any(metric not in row.metrics for row in self.rows):
+            return None
+        scores = tuple(row.metrics[metric] for row in self.rows)
+        if len(scores) > 1:
+            mean, low, high = seed_interval(scores)
+            return Estimate(mean, low, high, "seeds", scores)
+        low, high = self.rows[0].intervals.get(metric, (None, None))
+        return Estimate(sum(scores), low, high, "test set", scores)
+
+    def cost(self, name: str) -> float:
+        """Return the mean cost over the seeds."""
+        return sum(row.cost[name] for row in self.rows) / len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Parents of the folders of single runs and data sets.
+
+    Attributes:
+        reports: Holds ``R/`` of ``evaluate``.
+        runs: Holds ``R/`` of ``pretrain``'s curves and cost.
+        models: Holds ``R/`` of ``pretrain``'s exports.
+        raw: Holds ``D/`` of ``ingest``.
+        valid: Holds ``D/`` of ``validate``, or None to leave the data summary out.
+    """
+
+    reports: Path
+    runs: Path
+    models: Path
+    raw: Path
+    valid: Path | None
+
+
+def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str) -> list[Row]:
+    """Read the results of every run of params.yaml.
+
+    Args:
+        runs: Run name -> config.
+        folders: Where results are.
+        main_metric: Dotted name that sorts.
+
+    Returns:
+        The rows, best first.
+
+    Raises:
+        DataError: Some runs lack results, or some results do not belong together.
+        ConfigError: The main metric is not among the metrics of some run.
+    """
+    faults: list[str] = []
+    rows: list[Row] = []
+    for name, config in runs.items():
+        try:
+            rows.append(_read_row(name, config, folders))
+        except DataError as error:
+            faults.append(f"run {name}: {error}")
+    if faults:
+        raise DataError(f"{len(faults)} of {len(runs)} runs cannot be compared:\n" + "\n".join(faults))
+    _check_alike(rows)
+    for row in rows:
+        if main_metric not in row.metrics:
+            text = unknown(main_metric, [name for name in row.metrics if is_score(name)], "metric")
+            raise ConfigError(f"report.main_metric: run {row.run}: {text}")
+    return sorted(rows, key=lambda row: (-row.metrics[main_metric], row.run))
+
+
+def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
+    """Read one run and check that its report is of its present model."""
+    report, log = folders.reports / name, folders.runs / name
+    manifest = read_manifest(report, "report")
+    model = version_of(folders.models / name)
+    if manifest["inputs"]["model"] != model:
+        raise DataError(message(f"{report} scores another model", manifest["inputs"]["model"], model, "evaluate anew"))
+    summary = _read_json(log / "summary.json", 'run "dvc repro pretrain" first')
+    if summary["model_version"] != model:
+        raise DataError(
+            message(f"{log}/summary.json is of another model", summary["model_version"], model, "train anew")
+        )
+    if lacking := [cost for cost in COSTS if cost not in summary["cost"]]:
+        raise DataError(message(f"{log}/summary.json lacks the costs {', '.join(lacking)}", fix="train anew"))
+    return Row(
+        run=name,
+        config=config,
+        metrics=flatten(_read_json(report / "metrics.json")),
+        intervals={key: (low, high) for key, (low, high) in flatten(_read_json(report / "intervals.json")).items()},
+        cost=summary["cost"],
+        versions={
+            "git": summary["git"],
+            "data": manifest["inputs"]["valid"],
+            "model": model,
+            "evaluation": f"{manifest['config_digest']}-{manifest['code']}",
+        },
+        device=summary["device"],
+    )
+
+
+def _read_json(path: Path, fix: str = "evaluate anew") -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(message(f"{path} does not exist", fix=fix))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_alike(rows: Iterable[Row]) -> None:
+    """Refuse rows scored in different ways, or on different versions of one data set."""
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        for fact in ("evaluation", "data"):
+            other = first.setdefault((row.config.dataset, fact), row)
+            if other.versions[fact] != row.versions[fact]:
+                what = f"runs {other.run} and {row.run} were scored with different versions of {fact}"
+                got = f"{other.versions[fact]} and {row.versions[fact]}"
+                raise DataError(message(what, got, "the same", 'run "dvc repro" for all runs'))
+
+
+def is_score(metric: str) -> bool:
+    """Whether a dotted name is a score, and not a count or a chance level."""
+    return not metric.rpartition(".")[2].startswith(("num_", "chance_"))
+
+
+def chance_of(metric: str, metrics: Mapping[str, float]) -> float | None:
+    """Return the chance level that belongs to a metric (see ``evaluation.base.Result``), or None.
+
+    Args:
+        metric: Dotted name, e.g. ``retrieval.in_domain.image_to_text_r1``.
+        metrics: All metrics of a run.
+    """
+    suite, _, name = metric.rpartition(".")
+    words = name.split("_")
+    for start in range(len(words)):
+        if (chance := metrics.get(f"{suite}.chance_{'_'.join(words[start:])}")) is not None:
+            return chance
+    return None
+
+
+def group_rows(rows: Iterable[Row]) -> list[Group]:
+    """Group the rows of one data set by recipe and policy, in the order of each group's best row."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.config.recipe, row.config.policy), []).append(row)
+    return [
+        Group(recipe if policy == "none" else f"{recipe} + {policy}", tuple(members))
+        for (recipe, policy), members in groups.items()
+    ]

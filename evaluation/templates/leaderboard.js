@@ -1,0 +1,24 @@
+// Sort a table by the clicked heading: numbers from high to low first, text from a to z first.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, column) => {
+    const button = document.createElement("button");
+    button.textContent = heading.textContent;
+    heading.replaceChildren(button);
+    const isText = heading.dataset.kind === "text";
+    const read = (row) => {
+      const cell = row.cells[column];
+      return isText ? cell.textContent.trim() : Number(cell.dataset.value ?? cell.textContent);
+    };
+    heading.addEventListener("click", () => {
+      const now = heading.getAttribute("aria-sort");
+      const next = now ? (now === "ascending" ? "descending" : "ascending") : isText ? "ascending" : "descending";
+      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", next);
+      const sign = next === "ascending" ? 1 : -1;
+      const order = (a, b) => (isText ? read(a).localeCompare(read(b)) : read(a) - read(b));
+      body.replaceChildren(...[...body.rows].sort((a, b) => sign * order(a, b)));
+    });
+  });
+}

@@ -1,0 +1,38 @@
+"""Numbers and metric names as people read them."""
+
+import re
+
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def metric_words(metric: str) -> str:
+    """Turn ``retrieval.in_domain.text_to_image_r1`` into ``retrieval, in domain: text to image R@1``."""
+    *path, name = metric.split(".")
+    name = re.sub(r"(^|_)r(\d+)$", r"\1R@\2", name)
+    name = re.sub(r"^top(\d+)$", r"top-\1", name)
+    return f"{', '.join(path)}: {name}".replace("_", " ").replace("held out", "held-out")
+
+
+def percent(share: float) -> str:
+    """Write a share as percent with one decimal, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def quantity(number: float) -> str:
+    """Write a number with three digits and a metric prefix, e.g. ``8.61 M``."""
+    for size, prefix in _PREFIXES:
+        if abs(number) >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the two largest units that matter, e.g. ``3 min 20 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
