@@ -21,21 +21,21 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--raw", type=Path, help="raw data set (default: data/raw/DATASET of the run)")
     stage.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the run)")
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
-    stage.add_argument("--log", type=Path, help="run folder to write (default: runs/NAME)")
+    stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
     return parser
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from training.config import load_run  # noqa: PLC0415 - after --help, which must be quick
+    from training.config import load_run
 
     dataset = load_run(arguments.params, arguments.name).dataset
-    from training.pretrain import Paths, pretrain  # noqa: PLC0415 - after the config check, torch is slow to import
+    from training.pretrain import Paths, pretrain
 
     paths = Paths(
         raw=arguments.raw or Path("data/raw") / dataset,
         valid=arguments.valid or Path("data/valid") / dataset,
         out=arguments.out or Path("models") / arguments.name,
-        log=arguments.log or Path("runs") / arguments.name,
+        log=arguments.curves or Path("runs") / arguments.name,
     )
     pretrain(arguments.name, arguments.params, paths)
 

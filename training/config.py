@@ -47,7 +47,9 @@ class CustomTowers(Section):
         if self.image_size % self.vision.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.vision.patch_size}")
         if self.vision.width % self.vision.head_width:
-            raise ValueError(f"vision width {self.vision.width} is not a multiple of head_width {self.vision.head_width}")
+            raise ValueError(
+                f"vision width {self.vision.width} is not a multiple of head_width {self.vision.head_width}"
+            )
         if self.text.width % self.text.heads:
             raise ValueError(f"text width {self.text.width} is not a multiple of heads {self.text.heads}")
         return self
@@ -189,7 +191,9 @@ def check_batch(budget: BudgetConfig, num_samples: int, world_size: int) -> None
     """
     if budget.batch_size % world_size:
         raise ConfigError(
-            message("budget.batch_size does not divide by the processes", budget.batch_size, f"a multiple of {world_size}")
+            message(
+                "budget.batch_size does not divide by the processes", budget.batch_size, f"a multiple of {world_size}"
+            )
         )
     if num_samples < budget.batch_size:
         raise ConfigError(

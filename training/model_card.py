@@ -14,8 +14,8 @@ tags:
 ---
 # {{ name }}
 
-A language-image model pretrained by clipfoundry with the recipe `{{ run.recipe }}` (method `{{ recipe.method.kind }}`) on the
-data set `{{ run.dataset }}` (policy `{{ run.policy }}`), seed {{ run.seed }}.
+A language-image model pretrained by clipfoundry with the recipe `{{ run.recipe }}` (method `{{ recipe.method.kind }}`)
+on the data set `{{ run.dataset }}` (policy `{{ run.policy }}`), seed {{ run.seed }}.
 
 ```python
 import open_clip

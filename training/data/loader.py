@@ -22,7 +22,7 @@ class Batch(TypedDict):
 
     Attributes:
         image: Views, uint8 [B, 3, S, S].
-        text: Token ids, int64 [B, T], cut after the longest caption of the batch.
+        text: Token ids, int64 [B, T].
         sample_id: Positions in the training pairs, int64 [B].
     """
 
@@ -60,11 +60,9 @@ class StepDataset(Dataset[Batch]):
             random = sample_generator(self._seed, epoch, self._pairs.keys[position].as_py())
             crop = draw_crop(self._views, pixels.shape[1], pixels.shape[0], random)
             images[row] = apply_crop(pixels, crop, size)
-        text = self._tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()])
-        longest = int((text != 0).sum(dim=1).max())
         return {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "text": text[:, :longest],
+            "text": self._tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()]),
             "sample_id": torch.from_numpy(positions),
         }
 

@@ -63,8 +63,7 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
     in_split = pc.field("split") == split
     index = pq.read_table(raw / "index.parquet", columns=_COLUMNS, filters=in_split)
     accepted = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=in_split).column("key")
-    keep = pc.is_in(index.column("key"), value_set=accepted)
-    index = index.filter(keep)
+    index = index.filter(pc.field("key").isin(accepted.combine_chunks()))
     if len(index) != len(accepted):
         raise DataError(
             message(
@@ -76,7 +75,7 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
         )
     if not len(index):
         raise DataError(message(f"split {split} of {raw} has no accepted pair", fix="look at rejects.parquet"))
-    encoded = pc.dictionary_encode(index.column("shard").combine_chunks())
+    encoded = index.column("shard").combine_chunks().dictionary_encode()
     return Pairs(
         folder=raw,
         shards=tuple(encoded.dictionary.to_pylist()),
@@ -85,7 +84,7 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
         size=index.column("image_size").to_numpy(),
         keys=index.column("key").combine_chunks(),
         captions=index.column("caption").combine_chunks(),
-        is_jpeg=pc.is_in(index.column("extension"), value_set=pa.array(["jpg", "jpeg"])).to_numpy(),
+        is_jpeg=np.isin(index.column("extension").to_numpy(), ["jpg", "jpeg"]),
     )
 
 

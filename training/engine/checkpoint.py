@@ -1,7 +1,8 @@
 """Checkpoints from which training goes on bit for bit: weights and moments as safetensors, the rest as JSON.
 
 No random state is kept: every step seeds its own draws (see ``engine/loop.py``), and the sample order is a function of
-the seed. A checkpoint is the folder ``step-00000100``, renamed into place when complete, so a kill leaves none or a whole one.
+the seed. A checkpoint is the folder ``step-00000100``, renamed into place when complete, so a kill leaves none or a
+whole one.
 """
 
 import json
@@ -53,7 +54,9 @@ def save_checkpoint(folder: Path, step: int, method: Method, optimizer: Optimize
     """
     target = folder / f"{_PREFIX}{step:08d}"
     with atomic_folder(target) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}, partial / "method.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}, partial / "method.safetensors"
+        )
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         write_json(partial / "state.json", {"step": step})
     for old in checkpoints(folder)[:-keep]:

@@ -1,7 +1,7 @@
 """Processes and devices: one process by default, many under torchrun; gloo on CPU, nccl on GPU."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,7 +50,7 @@ def pick_device(machine: MachineConfig, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def world(machine: MachineConfig) -> Iterator[World]:
+def world(machine: MachineConfig) -> Generator[World]:
     """Join the processes that torchrun started, or stand alone; leave again at the end.
 
     Args:

@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class Fit:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+def _stop_on_signal() -> Generator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a flag that the loop looks at after each step."""
     asked = False
 
@@ -83,7 +83,9 @@ class Trainer:
         self.steps = fit.recipe.budget.steps
         forward: nn.Module = self.method
         if world.size > 1:
-            forward = DistributedDataParallel(forward, device_ids=[world.device] if world.device.type == "cuda" else None)
+            forward = DistributedDataParallel(
+                forward, device_ids=[world.device] if world.device.type == "cuda" else None
+            )
         if fit.recipe.compile:
             forward.compile()
         self._forward = forward
@@ -124,7 +126,7 @@ class Trainer:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(
-                f"step {step} of method {self.method.config.kind}: {', '.join(bad)} not finite; lower optim.lr, "
+                f"step {step} of method {self.fit.recipe.method['kind']}: {', '.join(bad)} not finite; lower optim.lr, "
                 f"lengthen optim.warmup_steps or set optim.gradient_clip; the last checkpoint is under {self.fit.work}"
             )
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dvclive import Live
+from dvclive.live import Live
 
 
 class MetricLog:
@@ -54,7 +54,7 @@ def publish_curves(rows: list[dict[str, Any]], folder: Path, tensorboard: bool) 
                     live.log_metric(name, value)
             live.make_summary()
     if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an optional package
+        from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(folder / "tensorboard")) as writer:
             for row in rows:

@@ -15,10 +15,7 @@ MAX_LOGIT_SCALE = 4.605170185988092  # log 100, the bound of CLIP
 
 
 class MethodConfig(Section):
-    """Base of the methods' own configs."""
-
-    kind: str
-    """Name of the method, a key of ``training.methods.METHODS``."""
+    """Base of the methods' own configs; each adds ``kind``, its key in ``training.methods.METHODS``."""
 
 
 class ParamGroup(NamedTuple):

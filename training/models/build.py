@@ -6,12 +6,13 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 from safetensors.torch import save_file
 from torch import nn
 
+from assets.atomic import write_json
 from assets.errors import ConfigError
 from assets.section import parse, unknown
 from training.config import CustomTowers, NamedTowers, RecipeConfig
@@ -120,4 +121,10 @@ def export_model(model: nn.Module, config: dict[str, Any], folder: Path) -> None
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
-    save_config_for_hf(model, folder / CONFIG_FILE, config)
+    preprocess = {
+        "mean": list(OPENAI_DATASET_MEAN),
+        "std": list(OPENAI_DATASET_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    write_json(folder / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocess})

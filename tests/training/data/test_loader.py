@@ -1,0 +1,96 @@
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+
+from assets.errors import DataError
+from training.config import ViewsConfig
+from training.data.loader import StepDataset, batches
+from training.data.order import SampleOrder
+from training.data.pairs import decode, load_pairs
+
+
+def dataset(toy_data, rank=0, world_size=1):
+    pairs = load_pairs(*toy_data)
+    return StepDataset(
+        pairs,
+        SampleOrder(len(pairs), 16, 0),
+        ViewsConfig(crop_area=(0.5, 1.0)),
+        SimpleTokenizer(context_length=16),
+        32,
+        0,
+        rank,
+        world_size,
+    )
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_rejected_pairs_are_not_loaded(toy_data):
+    assert len(load_pairs(*toy_data)) == 63
+
+
+@pytest.mark.slow
+def test_batches_do_not_depend_on_the_number_of_workers(toy_data):
+    alone = list(batches(dataset(toy_data), 0, 6, workers=0, pin_memory=False))
+    helped = list(batches(dataset(toy_data), 0, 6, workers=2, pin_memory=False))
+    assert len(alone) == len(helped) == 6
+    assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+def test_a_loader_started_late_gives_the_same_batches(toy_data):
+    whole = list(batches(dataset(toy_data), 0, 6, 0, False))
+    rest = list(batches(dataset(toy_data), 4, 6, 0, False))
+    assert all(same(one, other) for one, other in zip(whole[4:], rest, strict=True))
+
+
+def test_two_ranks_see_the_halves_of_the_global_batch(toy_data):
+    whole = dataset(toy_data)[3]
+    halves = [dataset(toy_data, rank, 2)[3] for rank in range(2)]
+    assert torch.equal(torch.cat([half["image"] for half in halves]), whole["image"])
+    assert torch.equal(torch.cat([half["sample_id"] for half in halves]), whole["sample_id"])
+
+
+def test_pictures_and_captions_belong_together(toy_data):
+    batch = dataset(toy_data)[0]
+    tokenizer = SimpleTokenizer(context_length=16)
+    pairs = load_pairs(*toy_data)
+    captions = [pairs.captions[i].as_py() for i in batch["sample_id"].tolist()]
+    assert torch.equal(batch["text"], tokenizer(captions))
+    colour = {"red": (255, 0, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+    checked = 0
+    for image, caption in zip(batch["image"], captions, strict=True):
+        disc = caption.split()[1]
+        if disc in colour:
+            assert image[:, 16, 16].tolist() == pytest.approx(colour[disc], abs=30)
+            checked += 1
+    assert checked
+
+
+def test_a_damaged_image_names_the_sample_and_the_shard(toy_data, tmp_path):
+    import shutil
+
+    raw = tmp_path / "raw"
+    shutil.copytree(toy_data[0], raw)
+    pairs = load_pairs(raw, toy_data[1])
+    shard = raw / pairs.shards[0]
+    content = bytearray(shard.read_bytes())
+    content[pairs.offset[0] : pairs.offset[0] + pairs.size[0]] = bytes(int(pairs.size[0]))
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"toy-000 in .*00000.tar.*rerun"):
+        list(batches(dataset((raw, toy_data[1])), 0, 4, 0, False))
+
+
+def test_grey_and_cmyk_pictures_become_rgb():
+    import io
+
+    from PIL import Image
+
+    for mode in ("L", "CMYK", "RGB"):
+        stream = io.BytesIO()
+        Image.new(mode, (8, 6)).save(stream, "JPEG")
+        assert decode(stream.getvalue(), is_jpeg=True).shape == (6, 8, 3)
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 6)).save(stream, "PNG")
+    assert decode(stream.getvalue(), is_jpeg=False).shape == (6, 8, 3)

@@ -1,0 +1,174 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assets.errors import ConfigError, DataError
+from assets.manifest import verify_manifest
+from training.config import load_recipe
+from training.data.loader import Batch
+from training.engine.distributed import World
+from training.engine.loop import RESUMABLE, Fit, Trainer
+from training.models.build import build_method
+from training.pretrain import Paths, pretrain
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paths(toy_data, folder):
+    return Paths(*toy_data, folder / "model", folder / "log")
+
+
+def command(params, toy_data, folder):
+    raw, valid = toy_data
+    return [
+        *(sys.executable, "-m", "training", "pretrain", "--name", "toy-s0", "--params", str(params)),
+        *("--raw", str(raw), "--valid", str(valid), "--out", str(folder / "model"), "--curves", str(folder / "log")),
+    ]
+
+
+def test_a_run_publishes_a_model_that_open_clip_loads_and_a_log(toy_data, params, here):
+    pretrain("toy-s0", params(), paths(toy_data, here))
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{here / 'model'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{here / 'model'}")
+    assert tokenizer(["a red disc"]).shape == (1, 16)
+    weights = load_file(here / "model" / "open_clip_model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
+    assert verify_manifest(here / "model") == []
+    summary = json.loads((here / "log" / "summary.json").read_text())
+    assert summary["cost"]["samples_seen"] == 192
+    assert summary["cost"]["inference_params"] == sum(p.numel() for p in model.parameters())
+    assert summary["cost"]["flops"] > 0
+    curve = (here / "log" / "plots" / "metrics" / "train" / "loss.tsv").read_text().splitlines()
+    assert len(curve) == 1 + 12
+    assert not list((here / "work" / "pretrain" / "toy-s0").iterdir())
+
+
+def test_the_same_run_twice_gives_the_same_bytes(toy_data, params, here):
+    for attempt in ("one", "two"):
+        pretrain("toy-s0", params(), paths(toy_data, here / attempt))
+    one, two = ((here / attempt / "model" / "manifest.json").read_bytes() for attempt in ("one", "two"))
+    assert one == two
+
+
+def test_training_learns_the_toy_captions(toy_data, params, here):
+    pretrain(
+        "toy-s0", params(**{"recipes.clip.budget": {"samples_seen": 1600, "batch_size": 16}}), paths(toy_data, here)
+    )
+    curve = np.loadtxt(here / "log/plots/metrics/train/loss.tsv", skiprows=1)[:, 1]
+    assert curve[-10:].mean() < curve[:10].mean() - 0.5
+
+
+def _wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(toy_data, params, here):
+    slow = {"recipes.clip.budget": {"samples_seen": 6400, "batch_size": 16}}
+    file = params(**slow)
+    pretrain("toy-s0", file, paths(toy_data, here / "whole"))
+    run = command(file, toy_data, here / "killed")
+    child = subprocess.Popen(run, cwd=here)
+    _wait_for(lambda: list((here / "work/pretrain/toy-s0").glob("*/checkpoints/step-0000003*")))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (here / "killed" / "model").exists()
+    again = subprocess.run(run, cwd=here, capture_output=True, text=True, check=True)
+    assert "goes on from step" in again.stderr
+    for name in ("open_clip_model.safetensors", "manifest.json"):
+        assert (here / "killed/model" / name).read_bytes() == (here / "whole/model" / name).read_bytes()
+    losses = [(here / who / "log/plots/metrics/train/loss.tsv").read_text() for who in ("whole", "killed")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_says_that_it_can_go_on(toy_data, params, here, number):
+    file = params(**{"recipes.clip.budget": {"samples_seen": 64000, "batch_size": 16}, "machine.workers": 1})
+    child = subprocess.Popen(
+        command(file, toy_data, here), cwd=here, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    _wait_for(lambda: list((here / "work/pretrain/toy-s0").glob("*/checkpoints/step-0000000*")))
+    os.killpg(child.pid, number)
+    _, log = child.communicate(timeout=60)
+    assert child.returncode == RESUMABLE
+    assert "run it again to go on" in log
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_same_global_batch(toy_data, params, here):
+    file = params()
+    pretrain("toy-s0", file, paths(toy_data, here / "one"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    subprocess.run([*torchrun, *command(file, toy_data, here / "two")[1:]], cwd=here, check=True, timeout=300)
+    one, two = (load_file(here / who / "model/open_clip_model.safetensors") for who in ("one", "two"))
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-5, rtol=1e-4), name
+    curves = [np.loadtxt(here / who / "log/plots/metrics/train/loss.tsv", skiprows=1)[:, 1] for who in ("one", "two")]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+
+
+def test_a_non_finite_loss_stops_and_names_step_method_and_term(params, colour_batch: Batch, here):
+    recipe = load_recipe(params(), "clip")
+    method, _ = build_method(recipe, 0)
+    with torch.no_grad():
+        method.model.visual.proj.fill_(float("nan"))
+    trainer = Trainer(method, Fit(recipe, 0, here, 0), World(0, 1, torch.device("cpu")))
+    with pytest.raises(FloatingPointError, match=r"step 5 of method clip: .*contrastive_loss"):
+        trainer.step(colour_batch, 5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_three_steps_lower_the_loss_of_every_method(kind, params, colour_batch: Batch, here):
+    recipe = load_recipe(params(**{"recipes.clip.method": {"kind": kind}}), "clip")
+    method, _ = build_method(recipe, 0)
+    trainer = Trainer(method, Fit(recipe, 0, here, 0), World(0, 1, torch.device("cpu")))
+    losses = [trainer.step(colour_batch, step)["loss"] for step in range(4)]
+    assert losses[3] < losses[0]
+
+
+def test_a_siglip_export_keeps_its_bias(toy_data, params, here):
+    pretrain("toy-s0", params(**{"recipes.clip.method": {"kind": "siglip"}}), paths(toy_data, here))
+    model = open_clip.create_model(f"local-dir:{here / 'model'}")
+    assert -11 < float(model.logit_bias) < -9
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"recipes.clip.optim": {"lrr": 1}}, r"recipes.clip.optim: unknown key 'lrr' \(did you mean 'lr'\?\)"),
+        ({"recipes.clip.method": {"kind": "clop"}}, "unknown method 'clop' .*did you mean 'clip'"),
+        ({"recipes.clip.method": {"kind": "clip", "temperature": 1}}, "unknown key 'temperature'"),
+        ({"runs.toy-s0.recipe": "clib"}, "unknown recipe 'clib' .*did you mean 'clip'"),
+        ({"recipes.clip.precision": "fp8"}, "recipes.clip.precision: .*fp32"),
+        ({"recipes.clip.budget": {"samples_seen": "many", "batch_size": 16}}, "budget.samples_seen: .*integer"),
+        ({"recipes.clip.budget": {"samples_seen": 1000, "batch_size": 512}}, "fewer pairs than one batch, got 63"),
+        ({"recipes.clip.towers": {"kind": "open_clip", "name": "ViT-B-61"}}, "did you mean 'ViT-B-16"),
+    ],
+)
+def test_wrong_params_are_refused_before_any_work(toy_data, params, here, changes, fault):
+    with pytest.raises(ConfigError, match=fault):
+        pretrain("toy-s0", params(**changes), paths(toy_data, here))
+    assert not (here / "work").exists()
+
+
+def test_an_unfinished_input_is_refused(toy_data, params, here):
+    (here / "empty").mkdir()
+    with pytest.raises(DataError, match="has no manifest"):
+        pretrain("toy-s0", params(), Paths(here / "empty", toy_data[1], here / "model", here / "log"))
