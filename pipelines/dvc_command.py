@@ -193,6 +193,7 @@ class DvcCommand:
                 return outcome
             if Path(blocked) == self.root / STAMPS and STAMPS in targets and self._stamps_are_current(context):
                 # a running stage holds its stamp; all stamps are right already, so there is no need to wait for it
+                context.log.info("the code stamps are in use by a running stage, and current")
                 targets = [target for target in targets if target != STAMPS]
                 if not targets:
                     return Outcome()

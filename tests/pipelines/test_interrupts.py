@@ -75,12 +75,13 @@ def test_a_trainer_that_does_not_stop_is_ended_after_its_time(toy, instance):
 
 
 def test_two_stages_run_at_once_and_a_held_stamp_makes_nobody_wait(toy, instance):
-    toy.set(steps=30, seconds_per_step=0.5)
-    driver, trainer = started(toy, seconds_to_save=1)
+    toy.set(steps=6000, seconds_per_step=0.1)
+    driver, trainer = started(toy, seconds_to_save=30)
 
     result = toy.materialize(instance, "data/raw/emoji")
 
     assert result.success
     assert psutil.pid_exists(trainer), "it waited for the trainer"
-    driver.communicate(timeout=120)
-    assert "up to date" in toy.dvc("status")
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+    assert "up to date" in toy.dvc("status", "stamps", "ingest@emoji")

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from assets import code_stamp
+from assets.errors import ConfigError
+from pipelines import stamps
+
+PARAMS = """
+datasets:
+  emoji: {source: {kind: emoji_scenes}}
+recipes:
+  plain: {method: {kind: clip}}
+  other: {method: {kind: siglip}}
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS)
+    return path
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Our packages replaced by a small one, so that the test can edit code."""
+    root = tmp_path / "code"
+    (root / "training/templates").mkdir(parents=True)
+    (root / "training/__init__.py").write_text('"""Doc."""\n')
+    (root / "training/pretrain.py").write_text('"""Doc."""\nfrom training.loss import f\n')
+    (root / "training/loss.py").write_text("def f():\n    return 1\n")
+    (root / "training/unused.py").write_text("x = 1\n")
+    (root / "training/templates/card.md.jinja").write_text("card")
+    for module in (code_stamp, stamps):
+        monkeypatch.setattr(module, "ROOT", root)
+    code_stamp._read.cache_clear()
+    return root / "training"
+
+
+def code(*modules):
+    code_stamp._read.cache_clear()
+    return stamps.stamp(modules or ["training.pretrain"])["code"]
+
+
+def test_there_is_a_stamp_for_each_data_set_and_recipe(params):
+    entries = stamps.entry_modules(stamps.read_yaml(params), params)
+    assert sorted(entries) == ["compare", "evaluate", "ingest-emoji", "pretrain-other", "pretrain-plain", "validate"]
+    assert entries["pretrain-plain"] == ["training.pretrain", "training.methods.clip"]
+    assert entries["ingest-emoji"][0] == "assets.ingest"
+
+
+def test_code_that_is_reached_changes_the_stamp_and_other_code_does_not(package):
+    before = code()
+    (package / "unused.py").write_text("x = 2\n")
+    assert code() == before
+    (package / "loss.py").write_text("def f():\n    return 2\n")
+    assert code() != before
+
+
+def test_comments_and_docstrings_change_nothing(package):
+    before = code()
+    (package / "loss.py").write_text('"""New."""\n# why\ndef f():\n    """Two."""\n    return 1\n')
+    assert code() == before
+
+
+def test_a_template_beside_the_code_counts(package):
+    before = code()
+    (package / "templates/card.md.jinja").write_text("another card")
+    assert code() != before
+
+
+def test_an_unchanged_stamp_is_not_written_again(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(stamps, "stamp", lambda modules: {"code": "-".join(modules), "files": {}})
+    folder = tmp_path / "stamps"
+    assert len(stamps.write_stamps(params, folder)) == 6
+    before = (folder / "validate.json").stat().st_mtime_ns
+    assert stamps.stamps_are_current(params, folder)
+
+    params.write_text(PARAMS.replace("siglip", "clip"))
+
+    assert not stamps.stamps_are_current(params, folder)
+    assert stamps.write_stamps(params, folder) == ["pretrain-other"]
+    assert (folder / "validate.json").stat().st_mtime_ns == before
+
+
+def test_stamps_of_recipes_that_are_gone_are_removed(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(stamps, "stamp", lambda modules: {"code": "0", "files": {}})
+    stamps.write_stamps(params, tmp_path / "stamps")
+    params.write_text(PARAMS.replace("  other: {method: {kind: siglip}}\n", ""))
+    assert stamps.write_stamps(params, tmp_path / "stamps") == ["pretrain-other"]
+    assert not (tmp_path / "stamps/pretrain-other.json").exists()
+
+
+def test_a_damaged_stamp_is_written_anew(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(stamps, "stamp", lambda modules: {"code": "0", "files": {}})
+    stamps.write_stamps(params, tmp_path / "stamps")
+    (tmp_path / "stamps/compare.json").write_text("{")
+    assert stamps.write_stamps(params, tmp_path / "stamps") == ["compare"]
+    assert json.loads((tmp_path / "stamps/compare.json").read_text())["code"] == "0"
+
+
+def test_an_unknown_kind_names_the_nearest_one(params):
+    params.write_text(PARAMS.replace("kind: clip", "kind: clp"))
+    with pytest.raises(ConfigError, match=r"recipes.plain.method.kind: unknown method 'clp' \(did you mean 'clip'\?\)"):
+        stamps.entry_modules(stamps.read_yaml(params), params)
+
+
+def test_a_module_without_a_file_is_refused(package):
+    with pytest.raises(ConfigError, match=r"no file holds the module training\.gone"):
+        stamps.stamp(["training.gone"])
