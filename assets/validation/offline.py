@@ -29,7 +29,7 @@ h4, h5, h6 { margin: .2rem 0; font-size: 1.05rem } p { margin: .3rem 0 } .h6 { f
 .ge-section { margin-bottom: 1.2rem; padding-bottom: 0 }
 table { border-collapse: collapse; width: 100% } th { text-align: left }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #e4e4e7; vertical-align: top; overflow-wrap: anywhere }
-th:first-child:not(:last-child), td.hide-succeeded-validation-target-child { width: 4.5rem }
+th:first-child:not(:last-child), td.hide-succeeded-validation-target-child { width: 6rem }
 .table-sm td:first-child { width: 16rem }
 .text-success { color: #13661f } .text-danger { color: #b3121d } .text-warning { color: #8a5300 }
 .fas { font-style: normal; font-weight: 700 } .fa-check-circle::before { content: "pass" }

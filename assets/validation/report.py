@@ -148,7 +148,8 @@ def write_sheet(path: Path, raw: Path, groups: dict[str, pa.Table], values: dict
             sheet.paste(picture, (left, top + _HEADING))
             below = top + _HEADING + _TILE + 2
             lines = ((row["key"], _FAINT), (value, _INK), (row["caption"], _FAINT))
-            for line, (text, colour) in enumerate(lines):
+            # where the caption is what the rule met, it stands there once
+            for line, (text, colour) in enumerate(lines[:2] if value == row["caption"] else lines):
                 draw.text((left, below + 13 * line), _fitting(draw, text, small), colour, small)
     sheet.save(path, quality=88)
 

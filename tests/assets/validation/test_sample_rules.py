@@ -1,0 +1,96 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from assets.validation.config import ValidationConfig
+from assets.validation.sample_rules import RULES, Samples, normalise
+from assets.validation.scan import UNDECODABLE
+
+
+def samples(captions=("a small dog",), width=64, height=64, contrast=40.0):
+    rows = len(captions)
+    full = lambda value: np.full(rows, value)  # noqa: E731
+    words = np.array([len(caption.split()) for caption in captions], dtype=np.int32)
+    return Samples(pa.array(captions, pa.string()), words, full(width), full(height), full(np.float32(contrast)))
+
+
+def found(rule: str, given: Samples, config: ValidationConfig) -> list[tuple[int, str]]:
+    hits = RULES[rule](given, config)
+    return list(zip(hits.rows.tolist(), hits.values, strict=True))
+
+
+def test_a_good_sample_breaks_no_rule(config):
+    for rule in RULES:
+        assert found(rule, samples(), config) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "given", "value"),
+    [
+        ("undecodable", {"contrast": UNDECODABLE}, "64x64"),
+        ("undecodable", {"width": 0, "height": 0}, "0x0"),
+        ("blank", {"contrast": 1.94}, "1.9"),
+        ("too_small", {"width": 15}, "15x64"),
+        ("too_large", {"height": 257}, "64x257"),
+        ("aspect_ratio", {"width": 200, "height": 60}, "200x60"),
+        ("aspect_ratio", {"width": 60, "height": 200}, "60x200"),
+        ("empty_caption", {"captions": ["  "]}, "  "),
+        ("short_caption", {"captions": ["dog"]}, "dog"),
+        ("long_caption", {"captions": ["dog " * 21]}, "21"),
+        ("generic", {"captions": [" a  PHOTO."]}, " a  PHOTO."),
+    ],
+)
+def test_each_rule_finds_its_sample_and_says_what_it_met(rule, given, value, config):
+    assert found(rule, samples(**given), config) == [(0, value)]
+
+
+def test_limits_themselves_are_accepted(config):
+    given = samples(["dog " * 20], width=16, height=48, contrast=2.0)
+    assert [rule for rule in RULES if found(rule, given, config)] == []
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "IMG_1234.jpg",
+        "DSC02651.JPG",
+        "untitled8929.bmp",
+        "image4176",
+        "img-20200101-1200",
+        "holiday photo 2.png",
+        "https://example.org/a/b",
+        "www.example.org",
+        "C:\\pictures\\dog.webp",
+        "/home/me/dog",
+        "Screenshot_2020-01-02",
+    ],
+)
+def test_file_names_paths_and_addresses_are_no_captions(caption, config):
+    assert found("file_name", samples([caption]), config) == [(0, caption)]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a dog",
+        "image of a dog",
+        "photo 2 of a dog",
+        "the dog's image 12",
+        "a dog. jpg is a format",
+        "a man who saved his favourite picture as dog.jpg",
+        "two .png files on a screen",
+        "1984",
+    ],
+)
+def test_captions_that_look_a_little_like_file_names_stay(caption, config):
+    assert found("file_name", samples([caption]), config) == []
+
+
+def test_switched_off_rules_find_nothing(settings):
+    settings["caption"] |= {"file_names": True, "generic": []}
+    config = ValidationConfig.model_validate(settings)
+    assert found("file_name", samples(["a.jpg"]), config) == found("generic", samples(["A photo"]), config) == []
+
+
+def test_normalising_keeps_letters_of_every_script():
+    assert normalise(pa.array(["Ein BILD!", " 图片。", "a-photo_2"])).to_pylist() == ["ein bild", "图片", "a photo 2"]

@@ -1,0 +1,111 @@
+import pytest
+
+from assets.errors import DataError
+from assets.index import INDEX
+from assets.progress import Stage
+from assets.validation import scan as module
+from assets.validation.decisions import check_schema, shards_in_order
+from assets.validation.scan import UNDECODABLE, check_files, contrast, scan
+
+
+@pytest.fixture
+def raw(make_raw, picture, sample):
+    return make_raw({"train": [sample(f"t{number}", picture(number)) for number in range(5)]})
+
+
+def run(raw, work, workers=0):
+    shards = shards_in_order(raw, check_files(raw)["files"])
+    return scan(Stage("validate@toy"), raw, shards, work, workers)
+
+
+def test_contrast_tells_blank_broken_and_real_pictures_apart(picture):
+    assert contrast(picture(1)) > 20
+    assert contrast(picture(1, kind="png")) > 20
+    assert contrast(picture(1, blank=True)) < 1
+    assert contrast(b"no picture") == contrast(picture(1, kind="png")[:60]) == UNDECODABLE
+
+
+def test_every_row_gets_a_contrast_in_index_order(raw, tmp_path):
+    assert shards_in_order(raw, check_files(raw)["files"]) == {
+        "train/00000.tar": 2,
+        "train/00001.tar": 2,
+        "train/00002.tar": 1,
+    }
+    assert len(run(raw, tmp_path / "work")) == 5
+
+
+@pytest.mark.slow
+def test_more_processes_find_the_same(raw, tmp_path):
+    assert run(raw, tmp_path / "one").tolist() == run(raw, tmp_path / "two", workers=2).tolist()
+
+
+def test_a_killed_scan_goes_on_where_it_stopped(raw, tmp_path, monkeypatch):
+    read = module.scan_shard
+
+    def dies(task):
+        if task.shard == "train/00001.tar":
+            raise KeyboardInterrupt
+        return read(task)
+
+    monkeypatch.setattr(module, "scan_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(raw, tmp_path / "work")
+    seen = []
+    monkeypatch.setattr(module, "scan_shard", lambda task: seen.append(task.shard) or read(task))
+    run(raw, tmp_path / "work")
+    assert seen == ["train/00001.tar", "train/00002.tar"]
+
+
+def test_a_shard_written_anew_is_read_anew(raw, tmp_path, monkeypatch):
+    run(raw, tmp_path / "work")
+    shard = raw / "train/00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"train/00000\.tar is damaged.*ingest"):
+        run(raw, tmp_path / "work")
+
+
+def test_a_missing_shard_is_named(raw):
+    (raw / "train/00001.tar").unlink()
+    with pytest.raises(DataError, match=r"train/00001\.tar is missing.*ingest"):
+        check_files(raw)
+
+
+def test_a_truncated_shard_is_named(raw):
+    shard = raw / "train/00001.tar"
+    shard.write_bytes(shard.read_bytes()[:512])
+    with pytest.raises(DataError, match=r"train/00001\.tar has 512 bytes, manifest says"):
+        check_files(raw)
+
+
+def test_a_changed_index_is_found_by_its_checksum(raw):
+    (raw / "dataset.json").write_text((raw / "dataset.json").read_text().replace("toy", "toz"))
+    with pytest.raises(DataError, match=r"dataset\.json has another checksum"):
+        check_files(raw)
+
+
+def test_an_unfinished_folder_is_refused(raw):
+    (raw / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"has no manifest\.json"):
+        check_files(raw)
+
+
+def test_an_index_with_other_columns_is_refused(raw):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(raw / INDEX)
+    pq.write_table(table.drop_columns(["caption_hash"]), raw / INDEX)
+    with pytest.raises(DataError, match="caption_hash missing"):
+        check_schema(raw)
+
+
+def test_an_index_that_points_at_other_bytes_is_refused(raw, tmp_path):
+    import pyarrow.parquet as pq
+
+    shards = shards_in_order(raw, check_files(raw)["files"])
+    table = pq.read_table(raw / INDEX).to_pandas()
+    table.loc[3, "image_offset"] += 1
+    table.to_parquet(raw / INDEX)
+    with pytest.raises(DataError, match=r"sample t3 in shard .*points at other bytes"):
+        scan(Stage("validate@toy"), raw, shards, tmp_path / "work", 0)
