@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ def write_shard(source: Source, task: ShardTask, space: Workspace) -> int:
 
 
 _worker_source: Source | None = None
+_stopping: Event | None = None
 
 
 def _start_worker(config: SourceConfig) -> None:
@@ -194,10 +196,12 @@ def _start_worker(config: SourceConfig) -> None:
     _worker_source = open_source(config)
 
 
-def _start_process(config: SourceConfig) -> None:
+def _start_process(config: SourceConfig, stopping: Event) -> None:
     # Ctrl-C reaches the whole group; only the main process answers it, and lets the shards under way be finished
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    global _stopping
+    _stopping = stopping
     _start_worker(config)
 
 
@@ -211,6 +215,8 @@ def _die_with_parent() -> None:
 
 def _work(task: ShardTask, space: Workspace) -> int:
     assert _worker_source is not None
+    if _stopping is not None and _stopping.is_set():
+        return 0
     return write_shard(_worker_source, task, space)
 
 
@@ -249,10 +255,13 @@ def _results(config: SourceConfig, space: Workspace, todo: list[ShardTask], work
 def _pool(config: SourceConfig, workers: int) -> Generator[ProcessPoolExecutor]:
     # spawn, because a fork of a process that has started threads (pyarrow, BLAS) may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_process, (config,))
+    stopping = context.Event()
+    pool = ProcessPoolExecutor(workers, context, _start_process, (config, stopping))
     try:
         yield pool
     finally:
+        # the pool has handed out more tasks than it can cancel
+        stopping.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
