@@ -90,9 +90,10 @@ def _repository(root: Path) -> Outcome:
 
 def _params(root: Path) -> Outcome:
     from pipelines.params import PARAMS, load_params
+    from pipelines.preflight import METHODS_PASSED
     from pipelines.profiles import current_profile
 
-    params = load_params(root / PARAMS)
+    params = load_params(root / PARAMS, root / METHODS_PASSED)
     runs = f"{len(params.runs)} runs of {len(params.recipes)} recipes on {len(params.datasets)} data sets"
     return "OK", f"{current_profile(root) or params.profile + ', edited'}: {runs}", ""
 

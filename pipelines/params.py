@@ -1,14 +1,18 @@
 """The whole of params.yaml, checked at once: every section's own rules, then the names that sections share."""
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from assets.atomic import write_json
+from assets.code_stamp import code_digest
 from assets.config import MachineConfig, read_sections
 from assets.errors import ConfigError, message
+from assets.manifest import value_digest
 from assets.section import Section, parse, unknown
 from assets.store import StoreConfig
 
@@ -82,11 +86,13 @@ def load_store(params: Path = PARAMS) -> StoreConfig:
     return parse(StoreConfig, read_sections(params)["store"], f"{params}: store")
 
 
-def load_params(params: Path = PARAMS) -> Params:
+def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     """Check all of params.yaml.
 
     Args:
         params: The file.
+        memory: A file that remembers which recipes' methods passed with which code. Checking one loads its module and
+            with it PyTorch, many seconds that a second look at the same values need not cost.
 
     Returns:
         Every section, parsed.
@@ -109,8 +115,8 @@ def load_params(params: Path = PARAMS) -> Params:
     report = faults.section(ReportConfig, data["report"], f"{params}: report")
     if not isinstance(data["profile"], str):
         faults.add(message(f"{params}: profile", data["profile"], "a name"))
-    for name, recipe in recipes.items():
-        faults.attempt(lambda name=name, recipe=recipe: _method(recipe.method, f"{params}: recipes.{name}.method"))
+    methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
+    _check_methods(faults, methods, memory)
     _cross_references(faults, data, runs, params)
     if evaluation is not None and report is not None:
         suite = report.main_metric.partition(".")[0]
@@ -132,9 +138,27 @@ def _cross_references(faults: _Faults, data: dict[str, Any], runs: Mapping[str, 
                 faults.add(f"{params}: runs.{name}: {unknown(wanted, valid, noun)}")
 
 
-def _method(values: dict[str, Any], where: str) -> Section:
-    """Parse a recipe's ``method`` with the config class of the method that it names."""
+def _check_methods(faults: _Faults, methods: Mapping[str, dict[str, Any]], memory: Path | None) -> None:
+    """Check each recipe's ``method`` with the config class of the method that it names.
+
+    Args:
+        faults: Where faults go.
+        methods: Place in the file -> plain data.
+        memory: What passed before.
+    """
     from training.methods import METHODS
 
-    module, _, attribute = METHODS[values["kind"]].partition(":")
-    return parse(getattr(importlib.import_module(module), attribute).Config, values, where)
+    passed: set[str] = set()
+    if memory is not None and memory.is_file():
+        passed |= set(json.loads(memory.read_text(encoding="utf-8")))
+    known = len(passed)
+    for where, values in methods.items():
+        module, _, attribute = METHODS[values["kind"]].partition(":")
+        digest = value_digest([values, code_digest(module)])
+        if digest in passed:
+            continue
+        method: Any = getattr(importlib.import_module(module), attribute)
+        if faults.section(method.Config, values, where) is not None:
+            passed.add(digest)
+    if memory is not None and len(passed) > known:
+        write_json(memory, sorted(passed))

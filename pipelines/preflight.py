@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipelines.params import Params
 
 LEAST_FREE_GIB = 2.0
+METHODS_PASSED = Path("work") / "methods_passed.json"
 _GIB = 1 << 30
 
 
@@ -84,6 +85,6 @@ def preflight(params: Path, root: Path = Path()) -> "Params":
     from pipelines.params import load_params
 
     check_repository(root)
-    checked = load_params(params)
+    checked = load_params(params, root / METHODS_PASSED)
     check_disk(root)
     return checked

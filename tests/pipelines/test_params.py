@@ -136,3 +136,18 @@ def test_a_file_that_is_no_yaml_says_where(tmp_path):
 )
 def test_a_wrong_store_is_refused_with_what_is_wanted(faults, change, wanted):
     assert wanted in faults(lambda data: data["store"].update(change))
+
+
+def test_a_method_that_passed_is_not_loaded_again_but_a_changed_one_is(tmp_path, monkeypatch):
+    memory = tmp_path / "work" / "passed.json"
+    load_params(DEMO, memory)
+
+    def refuse(module: str) -> object:
+        raise ConfigError(f"{module} was loaded")
+
+    monkeypatch.setattr("pipelines.params.importlib.import_module", refuse)
+    load_params(DEMO, memory)
+    changed = tmp_path / "params.yaml"
+    changed.write_text(DEMO.read_text().replace("kind: clip\n", "kind: clip\n      logit_scale_init: 0.5\n", 1))
+    with pytest.raises(ConfigError, match="was loaded"):
+        load_params(changed, memory)
