@@ -100,7 +100,7 @@ class BudgetConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW with linear warm-up and cosine decay."""
 
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -108,6 +108,10 @@ class OptimConfig(Section):
     beta2: float = Field(ge=0, lt=1)
     eps: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
+    lr_start: float = Field(default=0.0, ge=0)
+    """Rate the warm-up starts from."""
+    lr_end: float = Field(default=0.0, ge=0)
+    """Rate the cosine ends at."""
     gradient_clip: float | None = Field(gt=0)
     """Largest global gradient norm; null for none."""
 

@@ -33,17 +33,17 @@ def build_optimizer(method: Method, config: OptimConfig) -> AdamW:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """Linear warm-up to ``lr``, then cosine to zero at the end of the budget.
+    """Linear warm-up from ``lr_start`` to ``lr``, then cosine to ``lr_end`` at the end of the budget.
 
     Args:
-        config: Peak and warm-up.
+        config: The three rates and the warm-up.
         step: The coming optimiser step, from 0.
         steps: All steps.
     """
     if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+        return config.lr_start + (config.lr - config.lr_start) * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr_end + (config.lr - config.lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: AdamW, lr: float) -> None:
