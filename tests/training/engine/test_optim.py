@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_the_rate_rises_linearly_peaks_after_warm_up_and_ends_at_its_floor():
     assert rates[9] == rates[10] == pytest.approx(1.0)
     assert rates[60] == pytest.approx(0.55)  # half-way down the cosine
     assert rates[110] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
 def test_vectors_and_the_logit_scale_are_spared_from_weight_decay(params):
