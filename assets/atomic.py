@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Generator[Path]:
     """Yield a temporary sibling of ``path`` that replaces it when the block ends without an error.
 
     Args:
@@ -52,7 +52,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path, keep_partial: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, keep_partial: bool = False) -> Generator[Path]:
     """Yield ``<path>.partial`` that replaces ``path`` when the block ends without an error.
 
     Args:
