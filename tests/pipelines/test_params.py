@@ -1,3 +1,4 @@
+import importlib
 from copy import deepcopy
 from pathlib import Path
 
@@ -142,10 +143,14 @@ def test_a_method_that_passed_is_not_loaded_again_but_a_changed_one_is(tmp_path,
     memory = tmp_path / "work" / "passed.json"
     load_params(DEMO, memory)
 
-    def refuse(module: str) -> object:
-        raise ConfigError(f"{module} was loaded")
+    load = importlib.import_module
 
-    monkeypatch.setattr("pipelines.params.importlib.import_module", refuse)
+    def refuse_methods(module: str) -> object:
+        if module.startswith("training.methods."):
+            raise ConfigError(f"{module} was loaded")
+        return load(module)
+
+    monkeypatch.setattr("pipelines.params.importlib.import_module", refuse_methods)
     load_params(DEMO, memory)
     changed = tmp_path / "params.yaml"
     changed.write_text(DEMO.read_text().replace("kind: clip\n", "kind: clip\n      logit_scale_init: 0.5\n", 1))
