@@ -36,7 +36,7 @@ class Samples:
         caption_words: Words in the caption, int32 [rows].
         width: Pixels, int32 [rows].
         height: Pixels, int32 [rows].
-        contrast: Standard deviation of the grey values, float32 [rows].
+        contrast: What ``assets.validation.scan.contrast`` measured, float32 [rows].
     """
 
     caption: pa.Array

@@ -5,6 +5,7 @@ a killed run and a run with other limits read no shard twice. Nothing here depen
 """
 
 import hashlib
+import io
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+from PIL import Image, UnidentifiedImageError
 
 from assets.errors import DataError, message
-from assets.index import INDEX, content_hash, decode_grey, write_table
+from assets.index import INDEX, content_hash, write_table
 from assets.manifest import file_digest, read_manifest
 from assets.progress import Stage
 
@@ -80,20 +82,22 @@ def check_files(raw: Path) -> dict[str, Any]:
 
 
 def contrast(image: bytes) -> np.float32:
-    """Return the standard deviation of a picture's grey values (0 to 255), or ``UNDECODABLE``.
+    """Return the largest standard deviation (0 to 128) among a picture's colour channels, or ``UNDECODABLE``.
+
+    Colours, not brightness: a red drawing on a brown ground may have one brightness throughout.
 
     Args:
         image: An encoded picture; a JPEG is decoded at a reduced scale, which is enough to tell a blank one.
     """
-    grey: np.ndarray | None
     try:
         if simplejpeg.is_jpeg(image):
-            grey = simplejpeg.decode_jpeg(image, "GRAY", min_height=_SCALED_SIDE, min_width=_SCALED_SIDE, min_factor=1)
+            pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=_SCALED_SIDE, min_width=_SCALED_SIDE, min_factor=1)
         else:
-            grey = decode_grey(image)
-    except ValueError:
-        grey = None
-    return UNDECODABLE if grey is None else np.float32(round(float(grey.std()), 3))
+            with Image.open(io.BytesIO(image)) as opened:
+                pixels = np.asarray(opened.convert("RGB"))
+    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return UNDECODABLE
+    return np.float32(round(float(pixels.reshape(-1, 3).std(axis=0).max()), 3))
 
 
 def scan_shard(task: ScanTask) -> int:

@@ -1,4 +1,8 @@
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from assets.errors import DataError
 from assets.index import INDEX
@@ -23,6 +27,14 @@ def test_contrast_tells_blank_broken_and_real_pictures_apart(picture):
     assert contrast(picture(1, kind="png")) > 20
     assert contrast(picture(1, blank=True)) < 1
     assert contrast(b"no picture") == contrast(picture(1, kind="png")[:60]) == UNDECODABLE
+
+
+def test_a_drawing_that_differs_from_its_ground_in_colour_alone_is_not_blank():
+    pixels = np.full((64, 64, 3), (142, 93, 69), dtype=np.uint8)
+    pixels[20:40, 20:40] = (224, 50, 71)  # nearly the same brightness
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "jpeg", quality=95)
+    assert contrast(stream.getvalue()) > 20
 
 
 def test_every_row_gets_a_contrast_in_index_order(raw, tmp_path):

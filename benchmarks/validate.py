@@ -1,0 +1,127 @@
+"""Measure validation of a long index without pictures: all rules, the Great Expectations suite and the report's tables.
+
+Run ``python benchmarks/validate.py`` in the repository root; it writes benchmarks/results/validate.json. The rows are
+synthetic: random hashes with planted duplicates, captions of random words, some file names.
+"""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import pyarrow as pa
+
+from assets.atomic import write_json
+from assets.index import INDEX, SCHEMA, write_table
+from assets.validation.config import ValidationConfig
+from assets.validation.decisions import batches, decide, split_table
+from assets.validation.expectations import sample_checks, split_checks
+from assets.validation.suite import run_suites
+
+RESULT = Path(__file__).resolve().parent / "results" / "validate.json"
+ROWS = 1_000_000
+CONFIG = ValidationConfig.model_validate(
+    {
+        "image": {"min_side": 32, "max_side": 4096, "max_aspect_ratio": 3, "min_contrast": 2},
+        "caption": {"min_words": 1, "max_words": 64, "file_names": False, "generic": ["image"], "max_repeats": 1000},
+        "duplicates": {"exact": True, "near": True, "max_distance": 3, "evaluation": True, "min_hash_bits": 4},
+        "limits": {"max_rejected_train": 0.5, "warn_rejected_train": 0.3, "max_rejected_evaluation": 0.1},
+    }
+)
+
+
+def hex_column(numbers: np.ndarray) -> list[str]:
+    return [f"{number:016x}" for number in numbers.tolist()]
+
+
+def synthetic_index(rows: int) -> pa.Table:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 2**63, rows, dtype=np.uint64)
+    perceptual = rng.integers(0, 2**63, rows, dtype=np.uint64)
+    twins = rng.integers(0, rows, rows // 50)
+    image[twins], perceptual[twins] = image[twins - 1], perceptual[twins - 1]
+    close = rng.integers(0, rows, rows // 50)
+    perceptual[close] = perceptual[close - 2] ^ np.uint64(0b1010)
+    words = np.array(["red", "blue", "small", "dog", "cat", "on", "a", "table", "house", "two", "near", "the"])
+    captions = [" ".join(line) for line in words[rng.integers(0, len(words), (rows, 9))]]
+    for row in range(0, rows, 40):
+        captions[row] = f"IMG_{row:05d}.jpg"
+    number = np.arange(rows)
+    place = number * 8192
+    columns = {
+        "key": [f"train-{row:08d}" for row in range(rows)],
+        "split": ["train" if row < rows * 0.98 else "test" for row in range(rows)],
+        "shard": [f"train/{row // 10_000:05d}.tar" for row in range(rows)],
+        "offset": place,
+        "size": np.full(rows, 8192),
+        "image_offset": place + 512,
+        "image_size": np.full(rows, 4000),
+        "metadata_offset": place + 6000,
+        "metadata_size": np.full(rows, 900),
+        "extension": ["jpg"] * rows,
+        "caption": captions,
+        "width": np.full(rows, 224),
+        "height": rng.integers(200, 300, rows),
+        "caption_words": [len(caption.split()) for caption in captions],
+        "caption_chars": [len(caption) for caption in captions],
+        "image_hash": hex_column(image),
+        "perceptual_hash": hex_column(perceptual),
+        "caption_hash": hex_column(rng.integers(0, 2**63, rows, dtype=np.uint64)),
+    }
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}, schema=SCHEMA)
+
+
+def clock(begun: tuple[float, float]) -> dict[str, float]:
+    return {"wall_s": round(time.time() - begun[0], 1), "cpu_s": round(time.process_time() - begun[1], 1)}
+
+
+def measure(raw: Path) -> dict[str, object]:
+    begun = (time.time(), time.process_time())
+    train = np.arange(ROWS) < ROWS * 0.98
+    decisions = decide(raw, np.full(ROWS, 40, dtype=np.float32), CONFIG, train)
+    declared = {
+        "train": {"role": "train", "samples": int(train.sum())},
+        "test": {"role": "retrieval", "samples": ROWS - int(train.sum())},
+    }
+    splits = split_table(raw, declared, decisions, CONFIG)
+    rules = clock(begun)
+    begun = (time.time(), time.process_time())
+    site = raw / "site"
+    site.mkdir()
+    parts = (batch.to_pandas() for batch in batches(raw))
+    checks = run_suites(parts, sample_checks(list(declared)), splits, split_checks(), site)
+    return {
+        "rows": ROWS,
+        "rules": rules,
+        "great_expectations_with_import": clock(begun),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "rejected_by_reason": {reason: count for reason, count in decisions.counts().items() if count},
+        "failed_checks": [check["name"] for check in checks if not check["passed"]],
+    }
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(Path(sys.argv[1]))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(synthetic_index(ROWS), Path(folder) / INDEX)
+        # a process of its own, so that making the rows does not count as memory
+        command = [sys.executable, __file__, folder]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    cores = len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1
+    machine = {"processor": platform.machine(), "cores": cores, "python": platform.python_version()}
+    write_json(RESULT, {"commit": commit.stdout.strip(), "machine": machine, "index_only": result})
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
