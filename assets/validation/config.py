@@ -17,7 +17,7 @@ class ImageRules(Section):
     max_aspect_ratio: float = Field(ge=1)
     """Longer side over shorter side, at most."""
     min_contrast: float = Field(ge=0, le=128)
-    """Largest standard deviation of a colour channel (0 to 128) below which an image is blank; 0 accepts every image."""
+    """Largest standard deviation of a colour channel (0 to 128) below which an image is blank; 0 accepts all."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
