@@ -44,9 +44,13 @@ class Translator:
         return outs or list(stage.outs)
 
     def asset_key(self, out: Out) -> AssetKey:
-        """Return the key of an output: the parts of its path without a file's suffix."""
-        parts = PurePosixPath(out.path)
-        return AssetKey([*parts.parent.parts, parts.stem if parts.suffix in _FILE_SUFFIXES else parts.name])
+        """Return the key of an output: ``data/raw/emoji`` -> ``data/raw-emoji``, ``reports/a.html`` -> ``reports/a``.
+
+        Dagster's graph shows only the last part of a key, so that part has to say which output it is.
+        """
+        path = PurePosixPath(out.path)
+        parts = [*path.parent.parts, path.stem if path.suffix in _FILE_SUFFIXES else path.name]
+        return AssetKey([parts[0], "-".join(parts[1:])] if len(parts) > 1 else parts)
 
     def op_name(self, stage: StageRecord) -> str:
         """Return the name of the stage's op: ``pretrain@clip-s0`` -> ``pretrain__clip_s0``."""

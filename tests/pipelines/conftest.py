@@ -111,7 +111,7 @@ class Toy:
     def materialize(
         self, instance: DagsterInstance, *selection: str, patience: Patience | None = None, force: str | None = None
     ) -> ExecuteInProcessResult:
-        """Materialise assets by key, e.g. ``"data/raw/emoji"``; all when none is named; ``force`` names an op."""
+        """Materialise assets by key, e.g. ``"data/raw-emoji"``; all when none is named; ``force`` names an op."""
         assets = build_assets(load_project(self.root), DvcCommand(self.root, patience or Patience()))
         config = {"ops": {force: {"config": {"force": True}}}} if force else None
         chosen = [f'key:"{key}"' for key in selection]

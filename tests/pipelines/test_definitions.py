@@ -36,13 +36,13 @@ def test_assets_have_the_looks_that_dvc_yaml_gives_them(toy):
         for definition in repository.assets_defs_by_key.values()
         for spec in definition.specs
     }
-    raw = specs["data/raw/emoji"]
+    raw = specs["data/raw-emoji"]
     assert raw.description == "Raw emoji"
     assert raw.group_name == "data"
     assert raw.kinds == {"dvc", "json"}
     assert list(raw.owners) == ["team:data"]
     assert "stamps" not in {key.split("/")[0] for key in specs}
-    assert {dep.asset_key.to_user_string() for dep in specs["data/valid/emoji"].deps} == {"data/raw/emoji"}
+    assert {dep.asset_key.to_user_string() for dep in specs["data/valid-emoji"].deps} == {"data/raw-emoji"}
 
 
 def test_there_is_a_job_for_everything_and_for_each_group_and_a_sensor_that_is_on(toy):

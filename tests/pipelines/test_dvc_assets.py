@@ -8,8 +8,8 @@ from pipelines.dvc_project import load_project, read_lock
 pytestmark = pytest.mark.slow
 
 RAW, VALID, MODEL = (
-    AssetKey(["data", "raw", "emoji"]),
-    AssetKey(["data", "valid", "emoji"]),
+    AssetKey(["data", "raw-emoji"]),
+    AssetKey(["data", "valid-emoji"]),
     AssetKey(["models", "clip-s0"]),
 )
 
@@ -36,8 +36,8 @@ def test_everything_runs_and_data_versions_are_the_hashes_of_dvc_lock(toy, insta
 
 
 def test_metadata_shows_counts_numbers_curves_and_what_the_stage_sent(toy, instance):
-    toy.materialize(instance, "data/raw/emoji", "data/valid/emoji", "reports/validation/emoji")
-    result = toy.materialize(instance, "models/clip-s0", "runs/clip-s0/summary")
+    toy.materialize(instance, "data/raw-emoji", "data/valid-emoji", "reports/validation-emoji")
+    result = toy.materialize(instance, "models/clip-s0", "runs/clip-s0-summary")
 
     raw = instance.get_latest_materialization_event(RAW).asset_materialization.metadata
     assert raw["dagster/row_count"].value == 3
@@ -50,16 +50,16 @@ def test_metadata_shows_counts_numbers_curves_and_what_the_stage_sent(toy, insta
 
 
 def test_an_unchanged_stage_is_not_run_again_unless_forced(toy, instance):
-    toy.materialize(instance, "data/raw/emoji")
+    toy.materialize(instance, "data/raw-emoji")
     before = (toy.root / "data/raw/emoji/rows.json").stat().st_mtime_ns
 
-    again = toy.materialize(instance, "data/raw/emoji")
+    again = toy.materialize(instance, "data/raw-emoji")
 
     metadata = again.asset_materializations_for_node("ingest__emoji")[0].metadata
     assert metadata["executed"].value is False
     assert (toy.root / "data/raw/emoji/rows.json").stat().st_mtime_ns == before
 
-    forced = toy.materialize(instance, "data/raw/emoji", force="ingest__emoji")
+    forced = toy.materialize(instance, "data/raw-emoji", force="ingest__emoji")
 
     assert forced.asset_materializations_for_node("ingest__emoji")[0].metadata["executed"].value is True
 
@@ -70,10 +70,10 @@ def test_a_broken_error_rule_blocks_what_is_downstream_and_is_not_pushed(toy, in
 
     assert not result.success
     found = checks(result)
-    quality = found["data/valid/emoji", "data_quality"]
+    quality = found["data/valid-emoji", "data_quality"]
     assert not quality.passed
     assert "share of rejects" in quality.metadata["details"].value
-    assert "blocking check" in found["data/valid/emoji", "pushed"].description
+    assert "blocking check" in found["data/valid-emoji", "pushed"].description
     assert version(instance, VALID) is not None
     assert version(instance, MODEL) is None
 
@@ -83,7 +83,7 @@ def test_a_broken_warning_rule_lets_everything_run(toy, instance):
     result = toy.materialize(instance)
 
     assert result.success
-    warning = checks(result)["data/valid/emoji", "data_warnings"]
+    warning = checks(result)["data/valid-emoji", "data_warnings"]
     assert not warning.passed
     assert warning.severity == AssetCheckSeverity.WARN
 
@@ -94,23 +94,23 @@ def test_a_stage_that_fails_says_why_and_still_reports_its_checks(toy, instance)
 
     failure = result.failure_data_for_node("validate__emoji")
     assert "validate@emoji failed: error: too many samples were rejected" in str(failure.error)
-    assert not checks(result)["data/valid/emoji", "data_quality"].passed
+    assert not checks(result)["data/valid-emoji", "data_quality"].passed
     assert version(instance, VALID) is None
 
 
 def test_outputs_are_pushed_to_the_remote(toy, instance, tmp_path):
     toy.dvc("remote", "add", "-d", "local", str(tmp_path / "remote"))
-    result = toy.materialize(instance, "data/raw/emoji")
+    result = toy.materialize(instance, "data/raw-emoji")
 
-    assert checks(result)["data/raw/emoji", "pushed"].passed
+    assert checks(result)["data/raw-emoji", "pushed"].passed
     assert len([path for path in (tmp_path / "remote").rglob("*") if path.is_file()]) == 3
 
 
 def test_without_a_store_the_run_succeeds_and_the_check_says_what_to_do(toy, instance):
-    result = toy.materialize(instance, "data/raw/emoji")
+    result = toy.materialize(instance, "data/raw-emoji")
 
     assert result.success
-    pushed = checks(result)["data/raw/emoji", "pushed"]
+    pushed = checks(result)["data/raw-emoji", "pushed"]
     assert not pushed.passed
     assert pushed.severity == AssetCheckSeverity.WARN
     assert "store start" in pushed.description
@@ -120,5 +120,5 @@ def test_selection_strings_parse_in_the_same_environment_as_dvc(toy):
     import dvc.repo  # noqa: F401  # its dependencies once broke Dagster's parser
 
     assets = build_assets(load_project(toy.root), DvcCommand(toy.root))
-    chosen = AssetSelection.from_string('key:"data/raw/emoji"+ and group:data').resolve(assets)
-    assert chosen == {RAW, VALID, AssetKey(["reports", "validation", "emoji"])}
+    chosen = AssetSelection.from_string('key:"data/raw-emoji"+ and group:data').resolve(assets)
+    assert chosen == {RAW, VALID, AssetKey(["reports", "validation-emoji"])}

@@ -17,7 +17,7 @@ from pathlib import Path
 from conftest import Toy
 from dagster import DagsterInstance
 from pipelines.process_group import Patience
-Toy(Path.cwd()).materialize(DagsterInstance.get(), "models/clip-s0", "runs/clip-s0/summary",
+Toy(Path.cwd()).materialize(DagsterInstance.get(), "models/clip-s0", "runs/clip-s0-summary",
     patience=Patience(interrupt=float(sys.argv[2]), terminate=2))
 """
 
@@ -78,7 +78,7 @@ def test_two_stages_run_at_once_and_a_held_stamp_makes_nobody_wait(toy, instance
     toy.set(steps=6000, seconds_per_step=0.1)
     driver, trainer = started(toy, seconds_to_save=30)
 
-    result = toy.materialize(instance, "data/raw/emoji")
+    result = toy.materialize(instance, "data/raw-emoji")
 
     assert result.success
     assert psutil.pid_exists(trainer), "it waited for the trainer"

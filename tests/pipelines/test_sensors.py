@@ -39,7 +39,7 @@ def test_a_repro_run_by_hand_appears_with_its_versions_and_checks(toy, instance)
         recorded_version(instance, AssetKey(["models", "clip-s0"]))
         == lock["pretrain@clip-s0"].outs["models/clip-s0"].md5
     )
-    event = instance.get_latest_materialization_event(AssetKey(["data", "valid", "emoji"]))
+    event = instance.get_latest_materialization_event(AssetKey(["data", "valid-emoji"]))
     assert event.run_id == ""
     assert {event.check_name for event in result.asset_events if hasattr(event, "check_name")} == {
         "data_quality",
@@ -57,14 +57,14 @@ def test_only_what_changed_is_reported(toy, instance):
 
     second = tick(toy, instance, first.cursor)
 
-    assert [event.asset_key.to_user_string() for event in second.asset_events] == ["data/raw/emoji"]
+    assert [event.asset_key.to_user_string() for event in second.asset_events] == ["data/raw-emoji"]
     found = stale(toy, instance)
-    assert found["data/raw/emoji"] == "FRESH"
-    assert found["data/valid/emoji"] == "STALE"
+    assert found["data/raw-emoji"] == "FRESH"
+    assert found["data/valid-emoji"] == "STALE"
 
 
 def test_runs_of_dagster_itself_are_not_reported_again(toy, instance):
-    toy.materialize(instance, "data/raw/emoji")
+    toy.materialize(instance, "data/raw-emoji")
     assert tick(toy, instance).asset_events == []
 
 

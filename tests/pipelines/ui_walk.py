@@ -1,0 +1,162 @@
+"""Walks through the UI in a real browser: graph, materialise, check results, metadata; leaves screenshots.
+
+``test_ui_in_browser.py`` does it on the toy project. For any other project, with its outputs already made or not:
+``python tests/pipelines/ui_walk.py --project . --asset data/valid-emoji --pictures docs/images``.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from pipelines.dvc_project import load_project
+from pipelines.translator import Translator
+from pipelines.ui import serve
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 180_000
+
+
+def find_browser() -> str | None:
+    """Return a Chromium of this machine."""
+    return next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def browser_page(executable: str, width: int = 1600, height: int = 1000) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield page
+        browser.close()
+
+
+@dataclass
+class Walk:
+    """One visit; every step leaves ``<pictures>/<step>.png``."""
+
+    page: Page
+    url: str
+    pictures: Path
+
+    def picture(self, name: str) -> None:
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=self.pictures / f"{name}.png")
+
+    def graph(self) -> list[str]:
+        """Open the whole graph with every group unfolded and return the names in it."""
+        self.page.goto(f"{self.url}/asset-groups")
+        expect(self.page.get_by_label("unfold_more").first).to_be_visible()
+        while self.page.get_by_label("unfold_more").count():
+            before = self.page.get_by_label("unfold_more").count()
+            self.page.get_by_label("unfold_more").first.click()
+            expect(self.page.get_by_label("unfold_more")).to_have_count(before - 1)
+        # loading the address with all groups in it fits the picture to the window
+        self.page.goto(self.page.url)
+        expect(self.page.get_by_text("Latest event").first).to_be_visible()
+        self.page.wait_for_timeout(3000)
+        self.picture("graph")
+        return self.page.inner_text("body").splitlines()
+
+    def materialize(self, asset: str) -> None:
+        """Press the button on an asset's page and wait until the asset is green."""
+        started = time.time()
+        self.page.goto(f"{self.url}/assets/{asset}")
+        button = self.page.get_by_role("button", name="Materialize", exact=True)
+        expect(button).to_be_enabled()
+        button.click()
+        confirm, launched = (
+            self.page.get_by_role("button", name="Confirm"),
+            self.page.get_by_text(re.compile("Launched")),
+        )
+        expect(confirm.or_(launched).first).to_be_visible()
+        if confirm.is_visible():
+            # the stage has more than one output
+            confirm.click()
+        self.picture(f"launched-{Path(asset).name}")
+        while "executed" not in self.page.inner_text("body"):
+            assert time.time() - started < PATIENCE / 1000, f"{asset} was not materialised"
+            self.page.wait_for_timeout(2000)
+            self.page.reload()
+            expect(self.page.get_by_text("Latest materialization")).to_be_visible()
+            self.page.wait_for_timeout(1500)
+
+    def asset(self, asset: str) -> str:
+        """Open an asset's page and return its text."""
+        self.page.goto(f"{self.url}/assets/{asset}")
+        expect(self.page.get_by_text("dvc_hash")).to_be_visible()
+        self.page.wait_for_timeout(1000)
+        self.picture(f"asset-{Path(asset).name}")
+        return self.page.inner_text("body")
+
+    def checks(self, asset: str) -> str:
+        """Open an asset's checks and return the text."""
+        self.page.goto(f"{self.url}/assets/{asset}?view=checks")
+        expect(self.page.get_by_text("Evaluation result")).to_be_visible()
+        self.page.wait_for_timeout(1000)
+        self.picture(f"checks-{Path(asset).name}")
+        return self.page.inner_text("body")
+
+    def runs(self) -> str:
+        """Open the list of runs and return its text."""
+        self.page.goto(f"{self.url}/runs")
+        expect(self.page.get_by_text("Success").first).to_be_visible()
+        self.picture("runs")
+        return self.page.inner_text("body")
+
+
+def graph_names(root: Path) -> list[str]:
+    """Return what the graph must show: the last part of every asset's key."""
+    translator = Translator()
+    return [
+        translator.asset_key(out).path[-1]
+        for stage in load_project(root).stages.values()
+        if not translator.hidden(stage)
+        for out in translator.asset_outs(stage)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Walk through the UI of a project and take pictures.")
+    parser.add_argument("--project", type=Path, default=Path())
+    parser.add_argument("--asset", action="append", default=[], help="asset key to materialise and photograph")
+    parser.add_argument("--pictures", type=Path, required=True)
+    options = parser.parse_args()
+    executable = find_browser()
+    assert executable, "no Chromium on this machine"
+    root, pictures = options.project.resolve(), options.pictures.resolve()
+    os.chdir(root)
+    with serve(root, free_port()) as server, browser_page(executable) as page:
+        walk = Walk(page, server.url, pictures)
+        for asset in options.asset:
+            walk.materialize(asset)
+            walk.asset(asset)
+            walk.checks(asset)
+        missing = set(graph_names(root)) - set(walk.graph())
+        assert not missing, f"the graph lacks {missing}"
+        walk.runs()
+
+
+if __name__ == "__main__":
+    main()
