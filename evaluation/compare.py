@@ -8,7 +8,7 @@ from assets.errors import ConfigError
 from assets.progress import Stage
 from assets.section import parse
 from evaluation.config import ReportConfig
-from evaluation.evaluate import rounded
+from evaluation.nested import rounded
 from evaluation.report import render
 from evaluation.results import Folders, read_rows
 from training.config import RunConfig

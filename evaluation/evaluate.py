@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -19,8 +18,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.encoder import Encoder, pick_device
 from evaluation.features import Batches, extract
 from evaluation.intervals import Bootstrap
-
-DECIMALS = 6
+from evaluation.nested import flatten, rounded
 
 
 def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: Path) -> None:
@@ -97,23 +95,3 @@ def write_results(folder: Path, results: Mapping[str, Result]) -> None:
             write_table(pa.Table.from_pylist(rounded(rows)), folder / f"{stem}.parquet")
         for stem, document in result.documents.items():
             write_json(folder / f"{stem}.json", rounded(document))
-
-
-def rounded(value: Any) -> Any:
-    """Round every float in a nest of mappings and sequences to ``DECIMALS`` places."""
-    if isinstance(value, Mapping):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(part) for part in value]
-    return round(value, DECIMALS) if isinstance(value, float) else value
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one with dotted names, e.g. ``zero_shot.in_domain.top1``."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -14,7 +14,7 @@ from evaluation.figures import FREQUENCIES, Curve, cost_panel, curve_panel, freq
 from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
 from evaluation.samples import DATASET
 from evaluation.thumbnails import thumbnails
-from evaluation.wording import duration, metric_words, percent, quantity
+from evaluation.wording import duration, metric_words, percent, plain, quantity
 
 _COSTS = (("flops", "training compute, FLOPs"), ("train_seconds", "training time, seconds"))
 
@@ -37,7 +37,13 @@ def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "quantity": quantity, "duration": duration, "words": metric_words}
+    environment.filters |= {
+        "percent": percent,
+        "quantity": quantity,
+        "duration": duration,
+        "words": metric_words,
+        "plain": plain,
+    }
     datasets = sorted({row.config.dataset for row in rows})
     series = _series(rows)
     sections = [
@@ -103,7 +109,9 @@ def _figures(
     name: str, groups: Sequence[Group], columns: Sequence[str], config: ReportConfig, series: Mapping[str, int]
 ) -> dict[str, list[Markup]]:
     """Return the plots that need scores only."""
-    suites = sorted({metric.rpartition(".")[0] for group in groups for metric in group.rows[0].metrics})
+    suites = sorted(
+        {metric.rpartition(".")[0] for group in groups for metric in group.rows[0].metrics}, key=suite_order
+    )
     with_frequency = [
         suite for suite in suites if all(f"{suite}.{part}" in groups[0].rows[0].metrics for part in FREQUENCIES)
     ]
@@ -153,9 +161,10 @@ def _examples(report: Path, raw: Path, config: ReportConfig) -> list[dict[str, A
     path = report / "retrieval.json"
     if not path.is_file() or not config.examples:
         return []
+    suites: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["suites"]
     blocks: list[dict[str, Any]] = []
     keys: set[str] = set()
-    for suite, directions in sorted(json.loads(path.read_text(encoding="utf-8"))["suites"].items()):
+    for suite, directions in sorted(suites.items(), key=lambda item: suite_order(item[0])):
         for direction, kinds in sorted(directions.items(), reverse=True):
             for kind in ("drawn", "failed"):
                 queries = [
@@ -167,6 +176,11 @@ def _examples(report: Path, raw: Path, config: ReportConfig) -> list[dict[str, A
                 blocks.append({"suite": suite, "direction": direction, "kind": kind, "queries": queries})
     pictures = thumbnails(raw, keys, config.thumbnail_pixels)
     return [{**block, "pictures": pictures} for block in blocks]
+
+
+def suite_order(suite: str) -> tuple[bool, str]:
+    """Return the sort key of a suite: what is like training comes first."""
+    return not suite.endswith("in_domain"), suite
 
 
 def _data_summary(dataset: str, folders: Folders) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from assets.errors import ConfigError, DataError, message
 from assets.manifest import read_manifest, version_of
 from assets.section import unknown
-from evaluation.evaluate import flatten
 from evaluation.intervals import seed_interval
+from evaluation.nested import flatten
 from training.config import RunConfig
 
 COSTS = ("train_seconds", "total_seconds", "samples_seen", "flops", "trainable_params", "inference_params")
@@ -93,7 +93,7 @@ class Group:
         scores = tuple(row.metrics[metric] for row in self.rows)
         if len(scores) > 1:
             mean, low, high = seed_interval(scores)
-            return Estimate(mean, low, high, "seeds", scores)
+            return Estimate(mean, max(low, 0.0), min(high, 1.0), "seeds", scores)  # scores are shares
         low, high = self.rows[0].intervals.get(metric, (None, None))
         return Estimate(sum(scores), low, high, "test set", scores)
 

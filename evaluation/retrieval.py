@@ -192,10 +192,10 @@ class Retrieval:
     def _examples(
         self, split: "SplitFeatures", pairs: Pairs, image_queries: bool, ranks: Ranks
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return queries drawn blindly, and queries drawn among those whose first place is wrong."""
-        order = draw_order(split.keys)
-        failed = [row for row in order if ranks.group_hits[row, 0] < 0.5]
-        chosen = {"drawn": order[: self._config.examples], "failed": failed[: self._config.examples]}
+        """Return queries drawn blindly, and further ones drawn among those whose first place is wrong."""
+        order, kept = draw_order(split.keys), self._config.examples
+        failed = [row for row in order[kept:] if ranks.group_hits[row, 0] < 0.5]
+        chosen = {"drawn": order[:kept], "failed": failed[:kept]}
         return {
             kind: [self._example(split, pairs, image_queries, row, float(ranks.group_rank[row])) for row in rows]
             for kind, rows in chosen.items()

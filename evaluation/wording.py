@@ -6,11 +6,20 @@ _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3
 
 
 def metric_words(metric: str) -> str:
-    """Turn ``retrieval.in_domain.text_to_image_r1`` into ``retrieval, in domain: text to image R@1``."""
+    """Turn ``retrieval.in_domain.text_to_image_r1`` into ``Retrieval, in-domain: text to image R@1``."""
     *path, name = metric.split(".")
     name = re.sub(r"(^|_)r(\d+)$", r"\1R@\2", name)
     name = re.sub(r"^top(\d+)$", r"top-\1", name)
-    return f"{', '.join(path)}: {name}".replace("_", " ").replace("held out", "held-out")
+    text = plain(f"{', '.join(path)}: {name}")
+    return text[:1].upper() + text[1:]
+
+
+def plain(name: str) -> str:
+    """Write a name from the code with spaces, and hyphens where English wants them."""
+    text = name.replace("_", " ")
+    for word in ("zero shot", "in domain", "held out"):
+        text = text.replace(word, word.replace(" ", "-"))
+    return text
 
 
 def percent(share: float) -> str:
