@@ -71,7 +71,7 @@ def write_page(
     shown = "; ".join
     page = _PAGE.substitute(
         name=escape(name),
-        verdict=f"{failed} checks failed" if failed else f"passed, {warned} warnings" if warned else "passed",
+        verdict=f"failed checks: {failed}" if failed else f"passed, warnings: {warned}" if warned else "passed",
         ingested=f"{metrics['ingested']:,}",
         accepted=f"{metrics['accepted']:,}",
         rejected=f"{metrics['rejected']:,}",
