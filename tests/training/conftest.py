@@ -32,7 +32,7 @@ PARAMS = {
                 "kind": "custom",
                 "embed_dim": 16,
                 "image_size": 32,
-                "vision": {"layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+                "vision": {"kind": "vit", "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
                 "text": {"context_length": 16, "width": 16, "heads": 2, "layers": 1},
             },
             "views": {"crop_area": [0.7, 1.0]},

@@ -15,7 +15,7 @@ from assets.errors import ConfigError, DataError
 from assets.manifest import verify_manifest
 from training.config import load_recipe
 from training.data.loader import Batch
-from training.engine.distributed import World
+from training.engine.distributed import World, share_batch_norm
 from training.engine.loop import RESUMABLE, Fit, Trainer
 from training.models.build import build_method
 from training.pretrain import Paths, pretrain
@@ -146,7 +146,18 @@ def test_three_steps_lower_the_loss_of_every_method(kind, params, colour_batch: 
 def test_a_siglip_export_keeps_its_bias(toy_data, params, here):
     pretrain("toy-s0", params(**{"recipes.clip.method": {"kind": "siglip"}}), paths(toy_data, here))
     model = open_clip.create_model(f"local-dir:{here / 'model'}")
-    assert -11 < float(model.logit_bias) < -9
+    assert -11 < model.logit_bias.item() < -9
+
+
+def test_a_resnet_tower_trains_and_exports(toy_data, params, here):
+    vision = {"kind": "resnet", "layers": [1, 1, 1, 1], "width": 8}
+    pretrain("toy-s0", params(**{"recipes.clip.towers.vision": vision}), paths(toy_data, here))
+    open_clip.create_model(f"local-dir:{here / 'model'}")
+
+
+def test_batch_norm_over_several_cpu_processes_is_refused():
+    with pytest.raises(ConfigError, match=r"batch norm.*2 CPU processes.*kind: vit"):
+        share_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), World(0, 2, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from assets.config import MachineConfig
 from assets.errors import ConfigError, message
@@ -47,6 +48,30 @@ def pick_device(machine: MachineConfig, local_rank: int = 0) -> torch.device:
     if machine.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
+
+
+def share_batch_norm(module: nn.Module, world: World) -> None:
+    """Make batch norm see the global batch, so that the number of processes does not change the numbers.
+
+    Args:
+        module: Changed in place where it has batch norm.
+        world: One process needs nothing.
+
+    Raises:
+        ConfigError: Several CPU processes; PyTorch synchronises batch norm on GPUs only.
+    """
+    if world.size == 1 or not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):
+        return
+    if world.device.type != "cuda":
+        raise ConfigError(
+            message(
+                "the model has batch norm, which PyTorch synchronises between GPUs only",
+                f"{world.size} CPU processes",
+                "one process",
+                "use one process, or towers without batch norm (towers.vision.kind: vit)",
+            )
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)  # replaces the layers inside
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from training.config import RecipeConfig
 from training.data.loader import Batch, StepDataset, batches
 from training.engine.checkpoint import load_checkpoint, save_checkpoint
 from training.engine.clock import TrainClock
-from training.engine.distributed import World
+from training.engine.distributed import World, share_batch_norm
 from training.engine.metrics import MetricLog
 from training.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from training.methods.base import Method, StepOutput
@@ -77,6 +77,7 @@ class Trainer:
     """One method, its optimiser and its place among the processes."""
 
     def __init__(self, method: Method, fit: Fit, world: World) -> None:
+        share_batch_norm(method, world)
         self.method = method.to(world.device)
         self.fit, self.world = fit, world
         self.optimizer = build_optimizer(self.method, fit.recipe.optim)

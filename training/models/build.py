@@ -43,7 +43,7 @@ def model_config(towers: CustomTowers | NamedTowers) -> dict[str, Any]:
         return config
     return {
         "embed_dim": towers.embed_dim,
-        "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump()},
+        "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump(exclude={"kind"})},
         "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump()},
     }
 
