@@ -1,19 +1,21 @@
 """One entry of the section ``datasets``: where a data set comes from, how it is cut, what it must satisfy."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from assets.config import entry, read_sections
 from assets.section import Section, parse
 from assets.sources.emoji_scenes.config import EmojiScenesConfig
+from assets.sources.webdataset.config import WebDatasetConfig
 from assets.validation.config import ValidationConfig
 
 
 class DatasetConfig(Section):
-    """A data set. A second source makes ``source`` a union discriminated by ``kind``."""
+    """A data set."""
 
-    source: EmojiScenesConfig
+    source: Annotated[EmojiScenesConfig | WebDatasetConfig, Field(discriminator="kind")]
     """Where the samples come from."""
     samples_per_shard: int = Field(ge=1, le=1_000_000)
     """Samples per tar file, and the unit of parallel work and of resuming."""

@@ -125,7 +125,7 @@ def ingest(
             _check_disk(source, todo, (root, out))
             if len(todo) < len(tasks):
                 stage.log.info("resuming: %d of %d shards are there", len(tasks) - len(todo), len(tasks))
-            _write_shards(stage, config, space, tasks, todo, workers)
+            _write_shards(stage, source, space, tasks, todo, workers)
             counts = _finish(name, source, space, tasks)
             write_manifest(space.output, KIND, name, resolved, counts, inputs, code)
             _publish(space.output, out)
@@ -190,19 +190,19 @@ _worker_source: Source | None = None
 _stopping: Event | None = None
 
 
-def _start_worker(config: SourceConfig) -> None:
-    """Make the source once per process; sprites and names are then shared by all its shards."""
+def _start_worker(source: Source) -> None:
+    """Keep the source for all shards of this process; the sprites and names it loads are then loaded once."""
     global _worker_source
-    _worker_source = open_source(config)
+    _worker_source = source
 
 
-def _start_process(config: SourceConfig, stopping: Event) -> None:
+def _start_process(source: Source, stopping: Event) -> None:
     # Ctrl-C reaches the whole group; only the main process answers it, and lets the shards under way be finished
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     global _stopping
     _stopping = stopping
-    _start_worker(config)
+    _start_worker(source)
 
 
 def _die_with_parent() -> None:
@@ -221,23 +221,23 @@ def _work(task: ShardTask, space: Workspace) -> int:
 
 
 def _write_shards(
-    stage: Stage, config: SourceConfig, space: Workspace, tasks: list[ShardTask], todo: list[ShardTask], workers: int
+    stage: Stage, source: Source, space: Workspace, tasks: list[ShardTask], todo: list[ShardTask], workers: int
 ) -> None:
     total = sum(task.stop - task.start for task in tasks)
     done = total - sum(task.stop - task.start for task in todo)
     with stage.progress("write", total, "sample", initial=done) as progress:
-        for samples, shard in _results(config, space, todo, min(workers, len(todo))):
+        for samples, shard in _results(source, space, todo, min(workers, len(todo))):
             progress.advance(samples, shard=shard)
 
 
-def _results(config: SourceConfig, space: Workspace, todo: list[ShardTask], workers: int) -> Iterator[tuple[int, str]]:
+def _results(source: Source, space: Workspace, todo: list[ShardTask], workers: int) -> Iterator[tuple[int, str]]:
     """Yield (samples, name) of each shard as it is finished."""
     if workers == 0:
-        _start_worker(config)
+        _start_worker(source)
         for task in todo:
             yield _work(task, space), task.name
         return
-    with _pool(config, workers) as pool:
+    with _pool(source, workers) as pool:
         futures = {pool.submit(_work, task, space): task for task in todo}
         try:
             for future in as_completed(futures):
@@ -252,11 +252,11 @@ def _results(config: SourceConfig, space: Workspace, todo: list[ShardTask], work
 
 
 @contextmanager
-def _pool(config: SourceConfig, workers: int) -> Generator[ProcessPoolExecutor]:
+def _pool(source: Source, workers: int) -> Generator[ProcessPoolExecutor]:
     # spawn, because a fork of a process that has started threads (pyarrow, BLAS) may hang
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
-    pool = ProcessPoolExecutor(workers, context, _start_process, (config, stopping))
+    pool = ProcessPoolExecutor(workers, context, _start_process, (source, stopping))
     try:
         yield pool
     finally:

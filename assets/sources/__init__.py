@@ -1,3 +1,6 @@
 """The table of data sources: the ``kind`` in params.yaml -> dotted name of the class, imported on use."""
 
-SOURCES = {"emoji_scenes": "assets.sources.emoji_scenes.source:EmojiScenes"}
+SOURCES = {
+    "emoji_scenes": "assets.sources.emoji_scenes.source:EmojiScenes",
+    "webdataset": "assets.sources.webdataset.source:WebDataset",
+}

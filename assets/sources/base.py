@@ -1,14 +1,14 @@
 """The contract of a data source: where samples come from, and what may be said about them.
 
-A source is made from its config alone and is cheap to make, because every worker process makes its own. It hands out
-samples by (split, index range), so a shard is one range and any process can make any shard. A folder or a table of
-URLs lists its items once and yields the items of the range; items that cannot be had are left out, so a range may
-yield fewer samples than its length, never others.
+A source is made from its config alone. Worker processes get a pickled copy, with whatever it has found out by then (a
+listing of files, say). It hands out samples by (split, index range), so a shard is one range and any process can make
+any shard. A folder or a table of URLs lists its items once and yields the items of the range; items that cannot be had
+are left out, so a range may yield fewer samples than its length, never others.
 """
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -137,6 +137,18 @@ class Source(ABC):
         """
         del train_counts
         return []
+
+
+def frequency_thirds(counts: Sequence[int]) -> list[Frequency]:
+    """Say of every class into which third of the classes it falls, the most frequent first.
+
+    Args:
+        counts: Number of train samples per class; equal counts rank in the order given.
+    """
+    thirds: tuple[Frequency, ...] = ("head", "mid", "tail")
+    order = sorted(range(len(counts)), key=lambda i: (-counts[i], i))
+    places = {i: place for place, i in enumerate(order)}
+    return [thirds[3 * places[i] // len(counts)] for i in range(len(counts))]
 
 
 def open_source(config: SourceConfig) -> Source:

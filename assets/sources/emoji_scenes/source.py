@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from assets.errors import ConfigError, message
-from assets.sources.base import About, ClassInfo, Frequency, Sample, Source, Split
+from assets.sources.base import About, ClassInfo, Sample, Source, Split, frequency_thirds
 from assets.sources.emoji_scenes import captions, names, noise
 from assets.sources.emoji_scenes.claims import Claims, position, true_claims
 from assets.sources.emoji_scenes.concepts import choose, class_ranks, held_out_pairs
@@ -104,11 +104,7 @@ class EmojiScenes(Source):
         """
         chosen = [self.concepts[rank] for rank in self._classes]
         counts = [train_counts.get(concept.concept_id, 0) for concept in chosen]
-        order = sorted(range(len(chosen)), key=lambda i: (-counts[i], i))
-        thirds: tuple[Frequency, ...] = ("head", "mid", "tail")
-        frequency: dict[int, Frequency] = {
-            class_id: thirds[3 * place // len(chosen)] for place, class_id in enumerate(order)
-        }
+        frequency = frequency_thirds(counts)
         return [
             ClassInfo(i, concept.name, concept.plural, concept.group, counts[i], frequency[i])
             for i, concept in enumerate(chosen)

@@ -1,0 +1,279 @@
+"""The webdataset source: pairs and labelled pictures in tar files that img2dataset, clip_benchmark or we have written.
+
+Splits are listed once, by the headers of their tars. Index i of a split is its i-th sample that has what the split's
+role needs, in the order of the shards; contents are read only when the sample is asked for.
+"""
+
+import hashlib
+import json
+import re
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+
+from assets.errors import DataError, message
+from assets.progress import setup_logging
+from assets.shards import IMAGE_EXTENSIONS
+from assets.sources.base import About, ClassInfo, Role, Sample, Source, Split
+from assets.sources.webdataset.archive import Place, find_shards, list_samples
+from assets.sources.webdataset.class_names import ClassNames
+from assets.sources.webdataset.config import WebDatasetConfig
+
+_NO_IMAGE = "no picture (" + ", ".join(IMAGE_EXTENSIONS) + ")"
+_NEEDS: Mapping[Role, tuple[tuple[str, ...], str]] = {
+    "train": (("txt",), "no caption (txt)"),
+    "retrieval": (("txt",), "no caption (txt)"),
+    "zero_shot": (("cls", "json"), "no label (cls)"),
+}
+_UNFIT = re.compile(r"[./\x00-\x1f\x7f\ud800-\udfff]+")
+_KEY_BYTES = 64
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the headers of a split's tars say.
+
+    Attributes:
+        shards: The tars.
+        ends: Samples in the tars up to and with each.
+        left_out: Reason -> number of samples without what the role needs.
+        prefixed: Whether keys get split and shard number in front, because some would not be unique.
+        digest: Names the keys, places and sizes of all members.
+    """
+
+    shards: tuple[Path, ...]
+    ends: tuple[int, ...]
+    left_out: Mapping[str, int]
+    prefixed: bool
+    digest: str
+
+
+class _Unreadable(Exception):
+    """Why a sample that has all its members cannot be used."""
+
+
+def tidy(key: str) -> str:
+    """Return a key without dot or slash that a tar header can hold; one that is so already stays as it is.
+
+    Args:
+        key: Name of a tar member without its last suffix.
+
+    Returns:
+        The key, or its readable part with 8 hex digits of its hash, so that different keys stay different.
+    """
+    readable = _UNFIT.sub("-", key).strip("-")
+    if readable == key and len(key.encode()) <= _KEY_BYTES:
+        return key
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    short = readable.encode()[: _KEY_BYTES - 9].decode(errors="ignore")
+    return f"{short}-{digest}".lstrip("-")
+
+
+class WebDataset(Source):
+    """Existing tars as a source.
+
+    Args:
+        config: Where they are and what is known about them.
+    """
+
+    kind: ClassVar[str] = "webdataset"
+
+    def __init__(self, config: WebDatasetConfig) -> None:
+        self._config = config
+        files = [split.classes for split in config.splits.values() if split.classes]
+        self._class_names = ClassNames(Path(files[0])) if files else None
+        self._opened: tuple[Path, list[tuple[str, dict[str, Place]]]] | None = None
+
+    def about(self) -> About:
+        """Return what the config says, and the faults that listing the tars has shown."""
+        faults = list(self._config.faults)
+        for name, listing in self._listings.items():
+            faults += [f"{count:,} samples of {name} left out: {why}." for why, count in listing.left_out.items()]
+            if listing.prefixed:
+                faults.append(f"Keys of {name} begin with split and shard number, because they repeat in the tars.")
+        if self._class_names:
+            faults.append("A class's train_count is the number of train captions that mention its name or plural.")
+        names = self._class_names.names if self._class_names else []
+        return About(
+            title=self._config.title,
+            licence=self._config.licence,
+            attribution=self._config.attribution,
+            languages=self._config.languages,
+            faults=tuple(faults),
+            inputs={f"tars of {name}": listing.digest for name, listing in self._listings.items()},
+            concept_names={str(class_id): name for class_id, name in enumerate(names)},
+        )
+
+    def splits(self) -> list[Split]:
+        """Return the splits, ``train`` first."""
+        configs = self._config.splits
+        return [
+            Split(name, configs[name].role, configs[name].domain, listing.ends[-1], configs[name].style)
+            for name, listing in self._listings.items()
+        ]
+
+    def classes(self, train_counts: Mapping[str, int]) -> list[ClassInfo]:
+        """Return the classes that the file of names lists.
+
+        Args:
+            train_counts: Class id as text -> number of train captions that mention it.
+        """
+        return self._class_names.classes(train_counts) if self._class_names else []
+
+    def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """Yield the samples of one split with start <= index < stop, in index order, unreadable ones left out."""
+        listing, role = self._listings[split], self._config.splits[split].role
+        left_out: Counter[str] = Counter()
+        for number in range(bisect_right(listing.ends, start), len(listing.shards)):
+            shard, begin = listing.shards[number], listing.ends[number - 1] if number else 0
+            if begin >= stop:
+                break
+            usable = self._usable(shard, role)
+            if begin + len(usable) != listing.ends[number]:
+                raise DataError(message(f"{shard} has changed since it was listed", fix="run ingest again"))
+            prefix = f"{split}-{number:05d}-" if listing.prefixed else ""
+            with shard.open("rb") as stream:
+                for key, members in usable[max(start - begin, 0) : stop - begin]:
+                    try:
+                        yield self._sample(stream, prefix + tidy(key), members, role)
+                    except _Unreadable as error:
+                        left_out[str(error)] += 1
+        for why, count in left_out.items():
+            setup_logging().warning("%s samples %d to %d: %d left out, %s", split, start, stop, count, why)
+
+    @cached_property
+    def _listings(self) -> dict[str, Listing]:
+        """List every split, ``train`` first, so that what else there is does not change its keys."""
+        order = sorted(self._config.splits, key=lambda name: name != "train")
+        # all patterns first: a missing file should not show only after an hour of listing
+        shards = {name: find_shards(self._config.splits[name].shards, name) for name in order}
+        taken = np.empty(0, np.uint64)
+        listings: dict[str, Listing] = {}
+        for name in order:
+            listings[name], keys = self._list(name, shards[name], taken)
+            taken = np.concatenate([taken, keys])
+        return listings
+
+    def _list(self, split: str, shards: list[Path], taken: np.ndarray) -> tuple[Listing, np.ndarray]:
+        """List one split; also return the hashes of its keys, uint64."""
+        log, role = setup_logging(), self._config.splits[split].role
+        said = time.monotonic()
+        counts: list[int] = []
+        hashes: list[np.ndarray] = []
+        left_out: Counter[str] = Counter()
+        digest = hashlib.blake2b(digest_size=8)
+        for number, shard in enumerate(shards):
+            usable = self._usable(shard, role, left_out)
+            counts.append(len(usable))
+            hashes.append(_hashes([tidy(key) for key, _ in usable]))
+            digest.update(json.dumps(usable).encode())
+            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log.info("listing %s: %d of %d tars, %d samples", split, number + 1, len(shards), sum(counts))
+        if not sum(counts):
+            raise DataError(
+                message(
+                    f"the {len(shards)} tars of split {split} hold no usable sample",
+                    ", ".join(f"{count} with {why}" for why, count in left_out.items()) or "no files",
+                    f"pictures with {' or '.join(_NEEDS[role][0])}",
+                    "correct splits.*.shards or splits.*.role",
+                )
+            )
+        for why, count in left_out.items():
+            log.warning("%s: %d of %d samples left out, %s", split, count, sum(counts) + left_out.total(), why)
+        keys = np.concatenate(hashes)
+        prefixed = len(np.unique(keys)) < len(keys) or bool(np.isin(keys, taken).any())
+        ends = tuple(accumulate(counts))
+        return Listing(tuple(shards), ends, dict(left_out), prefixed, digest.hexdigest()), keys
+
+    def _usable(
+        self, shard: Path, role: Role, left_out: Counter[str] | None = None
+    ) -> list[tuple[str, dict[str, Place]]]:
+        """Return the samples of a tar that have what the role needs; the last tar's are kept at hand."""
+        if left_out is None and self._opened is not None and self._opened[0] == shard:
+            return self._opened[1]
+        left_out = Counter() if left_out is None else left_out
+        needed, lack = _NEEDS[role]
+        usable: list[tuple[str, dict[str, Place]]] = []
+        for key, members in list_samples(shard).items():
+            if not any(extension in members for extension in IMAGE_EXTENSIONS):
+                left_out[_NO_IMAGE] += 1
+            elif not any(suffix in members for suffix in needed):
+                left_out[lack] += 1
+            else:
+                usable.append((key, members))
+        self._opened = (shard, usable)
+        return usable
+
+    def _sample(self, stream: IO[bytes], key: str, members: dict[str, Place], role: Role) -> Sample:
+        extension = next(name for name in IMAGE_EXTENSIONS if name in members)
+        metadata = _metadata(stream, members)
+        caption = _text(stream, members["txt"], "txt") if "txt" in members else ""
+        if role == "zero_shot":
+            class_id = self._label(stream, members, metadata)
+            metadata["class_id"] = class_id
+            if "txt" not in members and self._class_names:
+                caption = self._class_names.names[class_id]
+        if not isinstance(metadata.get("captions"), dict):
+            metadata["captions"] = {self._config.languages[0]: caption}
+        concepts = self._class_names.mentioned(caption) if self._class_names and role == "train" else ()
+        image = _read(stream, members[extension])
+        return Sample(key, image, "jpg" if extension == "jpeg" else extension, caption, metadata, concepts)
+
+    def _label(self, stream: IO[bytes], members: dict[str, Place], metadata: dict[str, Any]) -> int:
+        assert self._class_names is not None
+        try:
+            label = int(_text(stream, members["cls"], "cls")) if "cls" in members else metadata["class_id"]
+        except (ValueError, KeyError):
+            raise _Unreadable("no whole number in cls, no class_id in json") from None
+        if not isinstance(label, int) or not 0 <= label < len(self._class_names.names):
+            raise DataError(
+                message(
+                    f"a sample in {stream.name} has a label that the file of classes does not name",
+                    label,
+                    f"0 to {len(self._class_names.names) - 1}",
+                    "correct splits.*.classes",
+                )
+            )
+        return label
+
+
+def _hashes(keys: list[str]) -> np.ndarray:
+    """Return a number per key, uint64; equal numbers mean equal keys in any data set that fits a disk."""
+    digests = [hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _read(stream: IO[bytes], place: Place) -> bytes:
+    stream.seek(place[0])
+    return stream.read(place[1])
+
+
+def _text(stream: IO[bytes], place: Place, suffix: str) -> str:
+    try:
+        return _read(stream, place).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise _Unreadable(f"{suffix} is not UTF-8") from None
+
+
+def _metadata(stream: IO[bytes], members: dict[str, Place]) -> dict[str, Any]:
+    if "json" not in members:
+        return {}
+    try:
+        metadata = json.loads(_text(stream, members["json"], "json"))
+        # half a surrogate pair passes the parser and fails when written
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except ValueError:
+        raise _Unreadable("json is not readable") from None
+    if not isinstance(metadata, dict):
+        raise _Unreadable("json holds no mapping")
+    return metadata
