@@ -1,10 +1,15 @@
 """An exported model as evaluators see it: pictures and captions in, unit-norm features out.
 
 The export is loaded with plain open_clip, so a score here is the score of what users load. Everything runs in fp32,
-on a GPU too (TF32 off): evaluation is cheap beside training, and scores should not depend on the machine.
+on a GPU too (TF32 off): evaluation is cheap beside training, and scores should not depend on the machine. On a CPU each
+batch is computed by one thread, several batches at a time, because PyTorch splits sums by its number of threads and the
+last bits of a feature would depend on it.
 """
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +23,11 @@ from PIL import Image
 from assets.config import MachineConfig
 from assets.errors import DataError, message
 
+Array = npt.NDArray[np.float32]
+
 
 def pick_device(machine: MachineConfig) -> torch.device:
-    """Return the device that the section ``machine`` asks for and set the number of CPU threads."""
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
+    """Return the device that the section ``machine`` asks for."""
     if machine.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(machine.device)
@@ -35,7 +40,15 @@ class Encoder:
         preprocess: Picture -> tensor [3, height, width], as the export's own config says.
     """
 
-    def __init__(self, folder: Path, device: torch.device, batch_size: int) -> None:
+    def __init__(self, folder: Path, device: torch.device, batch_size: int, threads: int = 0) -> None:
+        """Load an export.
+
+        Args:
+            folder: The model folder.
+            device: Where it runs.
+            batch_size: Captions per forward pass.
+            threads: Batches computed at a time on a CPU; 0 for one per core.
+        """
         for name in (HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise DataError(message(f"{folder} holds no export: {name} is missing", fix='run "dvc repro pretrain"'))
@@ -53,24 +66,25 @@ class Encoder:
         self._device = device
         self._batch_size = batch_size
         self.preprocess: Any = preprocess
+        self._at_once = 1
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+            self._at_once = threads or os.cpu_count() or 1
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
 
-    @torch.inference_mode()
-    def encode_images(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Encode one batch of preprocessed pictures.
+    def encode_images(self, batches: Iterable[torch.Tensor]) -> Iterator[Array]:
+        """Encode preprocessed pictures.
 
         Args:
-            images: [B, 3, height, width], float32.
+            batches: [B, 3, height, width] each, float32.
 
-        Returns:
-            Unit norm, [B, D].
+        Yields:
+            The features of each batch in order, unit norm, [B, D].
         """
-        features = self._model.encode_image(images.to(self._device, non_blocking=True), normalize=True)
-        return _checked(features)
+        return self._in_order(self._image_batch, batches)
 
-    @torch.inference_mode()
-    def encode_captions(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
+    def encode_captions(self, captions: Sequence[str]) -> Array:
         """Encode any number of captions in batches; the last batch may be short.
 
         Args:
@@ -79,11 +93,29 @@ class Encoder:
         Returns:
             Unit norm, [len(captions), D].
         """
-        parts: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(captions), self._batch_size):
-            text = self._tokenize(list(captions[start : start + self._batch_size])).to(self._device)  # [B, T]
-            parts.append(_checked(self._model.encode_text(text, normalize=True)))
-        return np.concatenate(parts)
+        starts = range(0, len(captions), self._batch_size)
+        batches = (list(captions[start : start + self._batch_size]) for start in starts)
+        return np.concatenate(list(self._in_order(self._caption_batch, batches)))
+
+    def _in_order(self, encode: Callable[[Any], Array], batches: Iterable[Any]) -> Iterator[Array]:
+        """Encode several batches at a time; never hold more than can be worked on."""
+        with ThreadPoolExecutor(self._at_once) as pool:
+            waiting: deque[Future[Array]] = deque()
+            for batch in batches:
+                waiting.append(pool.submit(encode, batch))
+                if len(waiting) > self._at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    @torch.inference_mode()
+    def _image_batch(self, images: torch.Tensor) -> Array:
+        return _checked(self._model.encode_image(images.to(self._device, non_blocking=True), normalize=True))
+
+    @torch.inference_mode()
+    def _caption_batch(self, captions: list[str]) -> Array:
+        text = self._tokenize(captions).to(self._device)  # [B, T]
+        return _checked(self._model.encode_text(text, normalize=True))
 
     def preprocess_array(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Preprocess one decoded picture.
@@ -97,7 +129,7 @@ class Encoder:
         return self.preprocess(Image.fromarray(pixels))
 
 
-def _checked(features: torch.Tensor) -> npt.NDArray[np.float32]:
+def _checked(features: torch.Tensor) -> Array:
     """Move features to numpy and refuse what is not finite, which would rank nowhere without a word."""
     array = features.float().cpu().numpy()
     if not np.isfinite(array).all():

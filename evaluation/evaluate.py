@@ -44,7 +44,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         key: evaluator_class(key)(evaluator_config(key, values), bootstrap) for key, values in config.evaluators.items()
     }
     with Stage(f"evaluate@{name}") as stage:
-        encoder = Encoder(model, pick_device(machine), config.batch_size)
+        encoder = Encoder(model, pick_device(machine), config.batch_size, machine.threads)
         batches = Batches(config.batch_size, machine.workers)
         features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage)
         results = {key: evaluator.run(features) for key, evaluator in evaluators.items()}

@@ -135,9 +135,9 @@ def extract(
     with stage.progress("encode", sum(len(pairs) for _, pairs, _ in splits), "image") as progress:
         for facts, pairs, class_ids in splits:
             parts: list[Array] = []
-            for images in batches.of(_Images(pairs, encoder.preprocess_array)):
-                parts.append(encoder.encode_images(images))
-                progress.advance(len(images))
+            for part in encoder.encode_images(batches.of(_Images(pairs, encoder.preprocess_array))):
+                parts.append(part)
+                progress.advance(len(part))
             captions = "captions" in needs[facts.role]
             found.append(_split_features(facts, pairs, class_ids, np.concatenate(parts), encoder if captions else None))
     return Features(tuple(found), dataset_classes(dataset), encoder.encode_captions)

@@ -3,7 +3,7 @@
 A model that scores two candidates the same has not ranked them, and whatever order a sort leaves them in is an accident
 of storage. We therefore count the *expected* hit under a random order of the tied candidates: a model that gives every
 candidate the same score lands exactly on chance, instead of on 0, on 1, or on whatever the sort made of it. Scores are
-compared after rounding to ``STEP``, because equal features may differ in the last bits of a matrix product.
+compared after rounding to ``STEP``, because equal candidates may differ in the last bits of a matrix product.
 """
 
 import numpy as np
@@ -12,16 +12,19 @@ import numpy.typing as npt
 STEP = 1e-6
 
 
-def quantise(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Round cosine similarities to whole multiples of ``STEP``.
+def cosines(queries: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Return cosine similarities in whole multiples of ``STEP``, safe to compare for equality.
 
     Args:
-        scores: Similarities in -1..1, any shape.
+        queries: Unit norm, [queries, D].
+        candidates: Unit norm, [candidates, D].
 
     Returns:
-        Integers of the same shape, safe to compare for equality.
+        [queries, candidates].
     """
-    return np.rint(scores.astype(np.float64) / STEP).astype(np.int32)
+    # in float64, so that the order of additions, which differs between machines, all but never decides the rounding
+    scores = queries.astype(np.float64) @ candidates.T.astype(np.float64)
+    return np.rint(scores / STEP).astype(np.int32)
 
 
 def expected_hits(

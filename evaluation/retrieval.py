@@ -21,7 +21,7 @@ from pydantic import Field
 from assets.section import Section
 from evaluation.base import Interval, Result
 from evaluation.intervals import Bootstrap
-from evaluation.ranking import STEP, count_above, expected_hits, quantise
+from evaluation.ranking import STEP, cosines, count_above, expected_hits
 
 if TYPE_CHECKING:
     from evaluation.features import Features, SplitFeatures
@@ -126,8 +126,8 @@ def rank_pairs(pairs: Pairs, image_queries: bool) -> Ranks:
 def _scores(pairs: Pairs, image_queries: bool, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Return the quantised scores of some pairs as queries, [queries, candidates]."""
     if image_queries:
-        return quantise(pairs.image_features[rows] @ pairs.text_features.T)
-    return quantise(pairs.text_features[pairs.text_rows[rows]] @ pairs.image_features.T)
+        return cosines(pairs.image_features[rows], pairs.text_features)
+    return cosines(pairs.text_features[pairs.text_rows[rows]], pairs.image_features)
 
 
 def draw_order(keys: Sequence[str]) -> list[int]:

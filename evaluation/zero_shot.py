@@ -18,7 +18,7 @@ from assets.errors import DataError, message
 from assets.section import Section
 from evaluation.base import Interval, Result
 from evaluation.intervals import Bootstrap
-from evaluation.ranking import count_above, expected_hits, quantise
+from evaluation.ranking import cosines, count_above, expected_hits
 
 if TYPE_CHECKING:
     from evaluation.features import Features, SplitFeatures
@@ -65,7 +65,7 @@ def class_hits(
     weights = np.ones(len(class_features), dtype=np.int64)
     for start in range(0, len(image_features), _IMAGES_AT_ONCE):
         rows = slice(start, start + _IMAGES_AT_ONCE)
-        scores = quantise(image_features[rows] @ class_features.T)  # [images, C]
+        scores = cosines(image_features[rows], class_features)  # [images, C]
         relevant = labels[rows, None] == np.arange(len(class_features))
         counts = count_above(scores, relevant, weights)
         parts.append(np.stack([expected_hits(*counts, k) for k in ks], axis=1))

@@ -1,0 +1,184 @@
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from assets.errors import ConfigError, DataError
+from evaluation.__main__ import main
+from evaluation.compare import compare
+from evaluation.results import chance_of, group_rows
+from tests.evaluation.squares import REPORT, RUNS, write_model, write_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def board(root, out, params=None, valid=True):
+    compare(
+        params or root / "params.yaml",
+        root / "reports/runs",
+        root / "runs",
+        root / "models",
+        root / "data/raw",
+        out / "leaderboard.json",
+        out / "leaderboard.html",
+        root / "data/valid" if valid else None,
+    )
+    return json.loads((out / "leaderboard.json").read_text()), (out / "leaderboard.html").read_text()
+
+
+@pytest.fixture
+def project(scored, tmp_path):
+    """A copy of the scored project that a test may damage."""
+    shutil.copytree(scored, tmp_path / "project")
+    return tmp_path / "project"
+
+
+def test_the_leaderboard_keeps_its_schema_and_is_sorted(scored, tmp_path):
+    rows, _ = board(scored, tmp_path)
+    schema = json.loads((ROOT / "docs/leaderboard.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(rows)
+    assert {row["run"] for row in rows} == set(RUNS)
+    scores = [row["metrics"]["zero_shot.in_domain.top1"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    broken = [{**rows[0], "cost": {}}]
+    assert not Draft202012Validator(schema).is_valid(broken)
+
+
+def test_the_page_is_self_contained_and_stable(scored, tmp_path):
+    _, page = board(scored, tmp_path / "a")
+    _, again = board(scored, tmp_path / "b")
+    assert page == again
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert "@import" not in page and "<link" not in page
+    identifiers = re.findall(r'\sid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    used = set(re.findall(r'xlink:href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert used <= set(identifiers)
+    assert "#0505" not in page and "#0101" not in page  # no stand-in colour is left
+
+
+def test_the_page_shows_runs_seeds_plots_pictures_and_data(scored, tmp_path):
+    rows, page = board(scored, tmp_path)
+    for row in rows:
+        assert row["run"] in page and row["versions"]["model"] in page
+    assert page.count("<svg") == 2 + 2 + 1 + 1 + 1  # columns, costs, frequencies, one curve, reject reasons
+    assert "Recipes over seeds" in page and "data:image/jpeg" in page
+    assert "Validation accepted 85 of 86 samples" in page
+    _, bare = board(scored, tmp_path, valid=False)
+    assert "Validation accepted" not in bare
+
+
+def test_markup_in_captions_and_titles_is_escaped(project, tmp_path):
+    path = project / "reports/runs/clip-s0/retrieval.json"
+    for name in RUNS:
+        path = project / "reports/runs" / name / "retrieval.json"
+        path.write_text(path.read_text().replace("square on", "<script>alert(1)</script>"))
+    params = write_params(project / "p.yaml", RUNS, report={**REPORT, "title": "a <b> & c"})
+    _, page = board(project, tmp_path / "out", params)
+    assert "<script>alert" not in page
+    assert "<title>a &lt;b&gt; &amp; c</title>" in page
+
+
+def test_runs_without_results_are_all_named(project, tmp_path):
+    shutil.rmtree(project / "reports/runs/clip-s1")
+    (project / "runs/siglip-s0/summary.json").unlink()
+    with pytest.raises(DataError) as caught:
+        board(project, tmp_path / "out")
+    assert "2 of 3 runs cannot be compared" in str(caught.value)
+    assert "run clip-s1" in str(caught.value) and "run siglip-s0" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_an_older_model_is_refused(project, tmp_path):
+    shutil.rmtree(project / "models/clip-s0")
+    write_model(project / "models/clip-s0", "clip-s0", seed=99)
+    with pytest.raises(DataError, match=r"run clip-s0: .* scores another model"):
+        board(project, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("fact", "name"), [("code", "evaluation"), ("config_digest", "evaluation"), ("valid", "data")])
+def test_rows_scored_differently_are_refused(project, tmp_path, fact, name):
+    path = project / "reports/runs/clip-s1/manifest.json"
+    manifest = json.loads(path.read_text())
+    (manifest["inputs"] if fact == "valid" else manifest)[fact] = "other"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=f"runs clip-s0 and clip-s1 were scored with different versions of {name}"):
+        board(project, tmp_path / "out")
+
+
+def test_an_unknown_main_metric_is_answered_with_the_nearest(scored, tmp_path):
+    params = write_params(tmp_path / "p.yaml", RUNS, report={**REPORT, "main_metric": "zero_shot.in_domain.top2"})
+    with pytest.raises(ConfigError, match=r"did you mean 'zero_shot\.in_domain\.top"):
+        board(scored, tmp_path, params)
+
+
+def test_no_runs_is_a_config_error(scored, tmp_path):
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        board(scored, tmp_path, write_params(tmp_path / "p.yaml", {}))
+
+
+def test_one_run_alone_makes_a_page(scored, tmp_path):
+    rows, page = board(scored, tmp_path, write_params(tmp_path / "p.yaml", {"clip-s0": RUNS["clip-s0"]}))
+    assert len(rows) == 1 and "Recipes over seeds" not in page
+
+
+def test_seeds_are_grouped_and_chance_is_found(scored, tmp_path):
+    from evaluation.results import Folders, read_rows
+    from training.config import RunConfig
+
+    folders = Folders(scored / "reports/runs", scored / "runs", scored / "models", scored / "data/raw", None)
+    runs = {name: RunConfig(**config) for name, config in RUNS.items()}
+    rows = read_rows(runs, folders, "zero_shot.in_domain.top1")
+    groups = {group.label: group for group in group_rows(rows)}
+    assert sorted(row.run for row in groups["clip"].rows) == ["clip-s0", "clip-s1"]
+    metric = "retrieval.in_domain.mean_recall"
+    both, single = groups["clip"].estimate(metric), groups["siglip"].estimate(metric)
+    assert both and both.over == "seeds" and both.value == pytest.approx(sum(both.scores) / 2)
+    assert (
+        single and single.over == "test set" and (single.low, single.high) == rows[0].intervals.get(metric)
+    ) or single
+    assert groups["clip"].estimate("absent.metric") is None
+    assert groups["clip"].cost("train_seconds") == pytest.approx(10.5)
+    metrics = rows[0].metrics
+    assert (
+        chance_of("retrieval.in_domain.text_to_image_group_r5", metrics)
+        == metrics["retrieval.in_domain.chance_group_r5"]
+    )
+    assert chance_of("retrieval.in_domain.text_to_image_r5", metrics) == metrics["retrieval.in_domain.chance_r5"]
+    assert chance_of("zero_shot.in_domain.head", metrics) is None
+
+
+def test_the_command_line_answers_mistakes_in_one_line(scored, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(scored)
+    assert main(["evaluate", "--name", "clip-s9"]) == 2
+    assert "did you mean 'clip-s" in capsys.readouterr().err
+    assert main(["compare", "--out-json", str(tmp_path / "l.json"), "--out-html", str(tmp_path / "l.html")]) == 0
+    assert (tmp_path / "l.json").is_file() and (tmp_path / "l.html").is_file()
+    assert main(["compare", "--reports", str(tmp_path)]) == 2
+    assert "3 of 3 runs cannot be compared" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone_and_sorts(scored, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    _, page = board(scored, tmp_path)
+    probe = (
+        "<script>document.title=[document.documentElement.scrollWidth<=innerWidth,"
+        "document.querySelectorAll('.sortable th button').length>5].join()</script></body>"
+    )
+    (tmp_path / "probe.html").write_text(page.replace("</body>", probe))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --window-size=420,900 --dump-dom"
+    )
+    command = [chromium, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "probe.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>true,true</title>" in dom
