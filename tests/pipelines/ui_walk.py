@@ -6,14 +6,14 @@
 
 import argparse
 import os
-import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -64,18 +64,13 @@ class Walk:
         self.pictures.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.pictures / f"{name}.png")
 
-    def graph(self) -> list[str]:
-        """Open the whole graph with every group unfolded and return the names in it."""
-        self.page.goto(f"{self.url}/asset-groups")
-        expect(self.page.get_by_label("unfold_more").first).to_be_visible()
-        while self.page.get_by_label("unfold_more").count():
-            before = self.page.get_by_label("unfold_more").count()
-            self.page.get_by_label("unfold_more").first.click()
-            expect(self.page.get_by_label("unfold_more")).to_have_count(before - 1)
-        # loading the address with all groups in it fits the picture to the window
-        self.page.goto(self.page.url)
-        expect(self.page.get_by_text("Latest event").first).to_be_visible()
-        self.page.wait_for_timeout(3000)
+    def graph(self, groups: Iterable[str]) -> list[str]:
+        """Open the whole graph with these groups unfolded and return the names in it."""
+        unfolded = ",".join(f"global@global:{group}" for group in groups)
+        self.page.goto(f"{self.url}/asset-groups?expanded={quote(unfolded)}")
+        expect(self.page.get_by_text("Materialize all")).to_be_visible()
+        expect(self.page.get_by_label("unfold_more")).to_have_count(0)
+        self.page.wait_for_timeout(4000)
         self.picture("graph")
         return self.page.inner_text("body").splitlines()
 
@@ -83,14 +78,14 @@ class Walk:
         """Press the button on an asset's page and wait until the asset is green."""
         started = time.time()
         self.page.goto(f"{self.url}/assets/{asset}")
-        button = self.page.get_by_role("button", name="Materialize", exact=True)
-        expect(button).to_be_enabled()
-        button.click()
-        confirm, launched = (
-            self.page.get_by_role("button", name="Confirm"),
-            self.page.get_by_text(re.compile("Launched")),
-        )
-        expect(confirm.or_(launched).first).to_be_visible()
+        button = self.page.get_by_role("button", name="Materialize").first
+        confirm, launched = self.page.get_by_role("button", name="Confirm"), self.page.get_by_text("Launched")
+        answered = confirm.or_(launched).first
+        while not answered.is_visible():
+            # a press before the page has loaded its definitions does nothing
+            assert time.time() - started < PATIENCE / 1000, "the button does nothing"
+            button.click()
+            self.page.wait_for_timeout(5000)
         if confirm.is_visible():
             # the stage has more than one output
             confirm.click()
@@ -137,6 +132,12 @@ def graph_names(root: Path) -> list[str]:
     ]
 
 
+def groups(root: Path) -> list[str]:
+    """Return the groups of a project's assets."""
+    stages = load_project(root).stages.values()
+    return sorted({Translator().group(stage) for stage in stages if not Translator().hidden(stage)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Walk through the UI of a project and take pictures.")
     parser.add_argument("--project", type=Path, default=Path())
@@ -153,7 +154,7 @@ def main() -> None:
             walk.materialize(asset)
             walk.asset(asset)
             walk.checks(asset)
-        missing = set(graph_names(root)) - set(walk.graph())
+        missing = set(graph_names(root)) - set(walk.graph(groups(root)))
         assert not missing, f"the graph lacks {missing}"
         walk.runs()
 
