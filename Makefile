@@ -21,12 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: Python %d.%d is too old, wanted 3.11 or newer; run make PYTHON=python3.12" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --compile-bytecode -e '.[dev]'
 	@$(BIN)/python -m compileall -q assets training evaluation pipelines
 	@touch $@
 
-demo: setup  ## from nothing to trained models, a leaderboard and a browsable UI
-	@$(BIN)/clipfoundry demo
+demo: setup  ## from nothing to trained models, a leaderboard and a browsable UI (PROFILE=smoke: in seconds)
+	@$(BIN)/clipfoundry demo $(if $(PROFILE),--profile $(PROFILE))
 
 ui: setup  ## open the Dagster UI on this project
 	@$(BIN)/clipfoundry ui

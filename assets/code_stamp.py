@@ -8,7 +8,7 @@ that reach it, and a reworded comment reruns nothing.
 import ast
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,12 +32,16 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
             node.body = [
                 line
                 for line in node.body
-                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str))
+                if not (
+                    isinstance(line, ast.Expr)
+                    and isinstance(line.value, ast.Constant)
+                    and isinstance(line.value.value, str)
+                )
             ] or [ast.Pass()]
     return tree
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(path: Path) -> tuple[str, tuple[str, ...]]:
     """Return the digest of one file's code and the modules it names in import statements."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
