@@ -14,6 +14,11 @@ def _parser() -> argparse.ArgumentParser:
     stamps.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     stamps.add_argument("--out", type=Path, default=Path("stamps"), help="folder to write (default: stamps)")
     stamps.set_defaults(action=_stamps)
+    scores = commands.add_parser("scores", help="gather the scores of all runs for dvc metrics")
+    scores.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    scores.add_argument("--reports", type=Path, default=Path("reports/runs"), help="default: reports/runs")
+    scores.add_argument("--out", type=Path, default=Path("reports/scores.json"), help="default: reports/scores.json")
+    scores.set_defaults(action=_scores)
     plots = commands.add_parser("plots-template", help='write the page that "dvc plots show" fills, usable offline')
     plots.add_argument("--out", type=Path, default=Path(".dvc/plots.html"), help="default: .dvc/plots.html")
     plots.set_defaults(action=_plots_template)
@@ -28,6 +33,13 @@ def _stamps(arguments: argparse.Namespace) -> None:
 
     changed = write_stamps(arguments.params, arguments.out)
     print(f"{arguments.out}: {len(changed)} changed{': ' if changed else ''}{', '.join(changed)}")
+
+
+def _scores(arguments: argparse.Namespace) -> None:
+    from pipelines.scores import write_scores
+
+    scores = write_scores(arguments.params, arguments.reports, arguments.out)
+    print(f"{arguments.out}: {len(scores)} runs")
 
 
 def _plots_template(arguments: argparse.Namespace) -> None:

@@ -92,9 +92,9 @@ def _result(key: AssetKey, name: str, severity: AssetCheckSeverity, entries: lis
         severity=severity,
         description=text,
         metadata={
+            "details": MetadataValue.md(_table(failed + [entry for entry in entries if entry.passed])),
             "rules": MetadataValue.int(len(entries)),
             "broken": MetadataValue.int(len(failed)),
-            "details": MetadataValue.md(_table(failed + [entry for entry in entries if entry.passed])),
         },
     )
 

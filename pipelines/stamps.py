@@ -39,7 +39,7 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
     entries = {
         "validate": ["assets.validation.run"],
         "evaluate": ["evaluation.evaluate", *sorted(evaluators.values())],
-        "compare": ["evaluation.compare"],
+        "compare": ["evaluation.compare", "pipelines.scores"],
     }
     for name, dataset in (params.get("datasets") or {}).items():
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")

@@ -44,13 +44,12 @@ class Translator:
         return outs or list(stage.outs)
 
     def asset_key(self, out: Out) -> AssetKey:
-        """Return the key of an output: ``data/raw/emoji`` -> ``data/raw-emoji``, ``reports/a.html`` -> ``reports/a``.
+        """Return the key of an output: ``data/raw/emoji`` -> ``data/raw-emoji``.
 
         Dagster's graph shows only the last part of a key, so that part has to say which output it is.
         """
-        path = PurePosixPath(out.path)
-        parts = [*path.parent.parts, path.stem if path.suffix in _FILE_SUFFIXES else path.name]
-        return AssetKey([parts[0], "-".join(parts[1:])] if len(parts) > 1 else parts)
+        first, *rest = PurePosixPath(out.path).parts
+        return AssetKey([first, "-".join(rest)] if rest else [first])
 
     def op_name(self, stage: StageRecord) -> str:
         """Return the name of the stage's op: ``pretrain@clip-s0`` -> ``pretrain__clip_s0``."""
@@ -116,6 +115,3 @@ class Translator:
                             fix="rename one of them in params.yaml",
                         )
                     )
-
-
-_FILE_SUFFIXES = {".html", ".json", ".parquet", ".csv", ".tsv", ".md", ".png", ".svg", ".safetensors", ".txt"}

@@ -31,13 +31,13 @@ def test_everything_runs_and_data_versions_are_the_hashes_of_dvc_lock(toy, insta
     assert version(instance, RAW) == lock["ingest@emoji"].outs["data/raw/emoji"].md5
     assert version(instance, VALID) == lock["validate@emoji"].outs["data/valid/emoji"].md5
     assert version(instance, MODEL) == lock["pretrain@clip-s0"].outs["models/clip-s0"].md5
-    assert version(instance, AssetKey("leaderboard")) == lock["compare"].outs["leaderboard.json"].md5
+    assert version(instance, AssetKey("leaderboard.json")) == lock["compare"].outs["leaderboard.json"].md5
     assert "up to date" in toy.dvc("status")
 
 
 def test_metadata_shows_counts_numbers_curves_and_what_the_stage_sent(toy, instance):
     toy.materialize(instance, "data/raw-emoji", "data/valid-emoji", "reports/validation-emoji")
-    result = toy.materialize(instance, "models/clip-s0", "runs/clip-s0-summary")
+    result = toy.materialize(instance, "models/clip-s0", "runs/clip-s0-summary.json")
 
     raw = instance.get_latest_materialization_event(RAW).asset_materialization.metadata
     assert raw["dagster/row_count"].value == 3

@@ -113,7 +113,7 @@ def test_without_a_lock_there_are_no_versions(tmp_path):
 def test_a_dependency_on_a_folder_reaches_every_asset_inside_it(toy):
     project, translator = load_project(toy.root), Translator()
     keys = [key.to_user_string() for key in translator.upstream_keys(project.stages["compare"], project)]
-    assert keys == ["runs/clip-s0-summary"]
+    assert keys == ["runs/clip-s0-summary.json"]
 
 
 def test_a_dependency_on_metrics_reaches_the_first_asset_of_their_stage(toy):

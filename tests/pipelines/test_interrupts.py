@@ -17,7 +17,7 @@ from pathlib import Path
 from conftest import Toy
 from dagster import DagsterInstance
 from pipelines.process_group import Patience
-Toy(Path.cwd()).materialize(DagsterInstance.get(), "models/clip-s0", "runs/clip-s0-summary",
+Toy(Path.cwd()).materialize(DagsterInstance.get(), "models/clip-s0", "runs/clip-s0-summary.json",
     patience=Patience(interrupt=float(sys.argv[2]), terminate=2))
 """
 

@@ -53,7 +53,7 @@ def test_a_run_canceled_in_the_ui_saves_a_checkpoint_and_leaves_nothing_running(
     toy.set(steps=6000, seconds_per_step=0.1)
     toy.dvc("repro", "-q", "validate")
     with serve(toy.root, free_port()) as server, DagsterInstance.from_config(str(server.home)) as instance:
-        run = launch(server.url, ["models", "clip-s0"], ["runs", "clip-s0-summary"])
+        run = launch(server.url, ["models", "clip-s0"], ["runs", "clip-s0-summary.json"])
         pid = toy.root / "work/trainer.pid"
         wait_until(lambda: pid.is_file() and pid.read_text(), 180, "the trainer starts")
         wait_until(lambda: "progress/pretrain__clip_s0" in instance.get_run_by_id(run).tags, 60, "progress on the run")
