@@ -1,6 +1,7 @@
 """The results of all runs, read and checked, as rows of the leaderboard and as groups of seeds."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
-    over: Literal["seeds", "test set"]
+    over: Literal["seeds and test set", "test set"]
     scores: tuple[float, ...]
 
 
@@ -91,10 +92,15 @@ class Group:
         if any(metric not in row.metrics for row in self.rows):
             return None
         scores = tuple(row.metrics[metric] for row in self.rows)
+        bounds = [row.intervals[metric] for row in self.rows if metric in row.intervals]
+        below = sum(score - low for score, (low, _) in zip(scores, bounds, strict=False)) / max(len(bounds), 1)
+        above = sum(high - score for score, (_, high) in zip(scores, bounds, strict=False)) / max(len(bounds), 1)
         if len(scores) > 1:
             mean, low, high = seed_interval(scores)
-            return Estimate(mean, max(low, 0.0), min(high, 1.0), "seeds", scores)  # scores are shares
-        low, high = self.rows[0].intervals.get(metric, (None, None))
+            # training and test set are independent sources of luck, and all seeds share one test set
+            low, high = mean - math.hypot(mean - low, below), mean + math.hypot(high - mean, above)
+            return Estimate(mean, max(low, 0.0), min(high, 1.0), "seeds and test set", scores)  # scores are shares
+        low, high = bounds[0] if bounds else (None, None)
         return Estimate(sum(scores), low, high, "test set", scores)
 
     def cost(self, name: str) -> float:

@@ -51,6 +51,7 @@ def test_a_report_is_complete_and_its_manifest_true(scored):
     assert np.mean(table["top1"].to_pylist()) == pytest.approx(flat["zero_shot.in_domain.mean_per_class"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes_whatever_the_machine_section_says(scored, tmp_path):
     machine = {"workers": 2, "threads": 2, "device": "cpu", "tensorboard": False}
     params = write_params(tmp_path / "params.yaml", RUNS, machine=machine)
