@@ -136,7 +136,7 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 def _curves(root: Path, stage: StageRecord) -> Metadata:
     files = [file for out in stage.outs if out.kind == "plot" for file in sorted((root / out.path).rglob("*.tsv"))]
-    files.sort(key=lambda file: ("loss" not in file.stem, file.as_posix()))
+    files.sort(key=lambda file: (file.stem != "loss", "loss" not in file.stem, file.as_posix()))
     pictures: list[str] = []
     for file in files:
         name, points = read_curve(file)

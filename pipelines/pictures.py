@@ -122,7 +122,7 @@ def _index_rows(raw: Path, keys: list[str] | None = None) -> list[dict[str, Any]
 
 
 def _sheet(raw: Path, labelled: list[tuple[dict[str, Any], str]]) -> bytes | None:
-    from PIL import Image, ImageDraw, UnidentifiedImageError
+    from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
     if not labelled:
         return None
@@ -140,8 +140,7 @@ def _sheet(raw: Path, labelled: list[tuple[dict[str, Any], str]]) -> bytes | Non
         except (UnidentifiedImageError, OSError):
             draw.rectangle((x, y, x + _THUMBNAIL, y + _THUMBNAIL), outline="#c00")
         else:
-            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            sheet.paste(picture, (x, y))
+            sheet.paste(ImageOps.contain(picture, (_THUMBNAIL, _THUMBNAIL)), (x, y))
         draw.text((x, y + _THUMBNAIL + 1), _wrap(label), fill="#333", font_size=9, spacing=1)
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=80)
