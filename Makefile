@@ -23,6 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --compile-bytecode -e '.[dev]'
 	@$(BIN)/python -m compileall -q assets training evaluation pipelines
+	@$(BIN)/python -m pipelines plots-template >/dev/null
 	@touch $@
 
 demo: setup  ## from nothing to trained models, a leaderboard and a browsable UI (PROFILE=smoke: in seconds)

@@ -10,7 +10,7 @@ from assets.command import guarded
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description="Machinery around the stages.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    stamps = commands.add_parser("stamps", help="write the code stamps that the stages of dvc.yaml depend on")
+    stamps = commands.add_parser("stamps", help="check params.yaml and write the code stamps that stages depend on")
     stamps.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     stamps.add_argument("--out", type=Path, default=Path("stamps"), help="folder to write (default: stamps)")
     stamps.set_defaults(action=_stamps)
@@ -29,8 +29,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stamps(arguments: argparse.Namespace) -> None:
+    from pipelines.params import load_params
+    from pipelines.preflight import METHODS_PASSED
     from pipelines.stamps import write_stamps
 
+    load_params(arguments.params, METHODS_PASSED)
     changed = write_stamps(arguments.params, arguments.out)
     print(f"{arguments.out}: {len(changed)} changed{': ' if changed else ''}{', '.join(changed)}")
 
