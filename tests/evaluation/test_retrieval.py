@@ -24,7 +24,9 @@ def random_pairs(n: int, vocabulary: int, seed: int) -> tuple[Pairs, list[str]]:
 def slow_hits(pairs: Pairs, image_queries: bool, captions: list[str], grouped: bool, draws: int) -> np.ndarray:
     """Sort every query's candidates with random tie breaks, many times."""
     rng = np.random.default_rng(0)
-    scores = np.rint(pairs.image_features @ pairs.text_features[pairs.text_rows].T * 1e6)
+    # float64, and each distinct text once: a float32 product may round equal columns apart and so break their tie
+    distinct_scores = pairs.image_features.astype(np.float64) @ pairs.text_features.astype(np.float64).T
+    scores = np.rint(distinct_scores * 1e6)[:, pairs.text_rows]
     scores = scores if image_queries else scores.T
     n = len(captions)
     hits = np.zeros((n, len(KS)))
