@@ -57,7 +57,7 @@ def build_assets(project: Project, command: DvcCommand, translator: Translator |
     """
     translator = translator or Translator()
     translator.check_names(project)
-    codes = _code_versions(project)
+    codes = code_versions(project)
     return [
         _stage_assets(project, stage, command, translator, codes)
         for stage in project.stages.values()
@@ -65,7 +65,7 @@ def build_assets(project: Project, command: DvcCommand, translator: Translator |
     ]
 
 
-def _code_versions(project: Project) -> dict[str, str]:
+def code_versions(project: Project) -> dict[str, str]:
     """Return stamp file -> digest of the code as it is now, not as it was when the stamp was written."""
     try:
         stamps = compute_stamps(project.root / "params.yaml")

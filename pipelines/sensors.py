@@ -5,6 +5,7 @@ a run. Materialisations, not observations: Dagster 1.13 leaves children stale fo
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +26,8 @@ from dagster import (
 
 from assets.errors import DataError
 from pipelines.checks import as_evaluation, quality_results
-from pipelines.dvc_assets import asset_of, stage_specs
-from pipelines.dvc_project import DVC_LOCK, Project, StageRecord, read_lock
+from pipelines.dvc_assets import asset_of, code_versions, stage_specs
+from pipelines.dvc_project import DVC_LOCK, LockEntry, Project, StageRecord, read_lock
 from pipelines.metadata import describe
 from pipelines.translator import Translator
 
@@ -38,7 +39,8 @@ _UNFINISHED = [
     DagsterRunStatus.CANCELING,
 ]
 DATA_VERSION_TAG, CODE_VERSION_TAG = "dagster/data_version", "dagster/code_version"
-_INPUT_VERSION_TAG = "dagster/input_data_version"
+_INPUT_VERSION_TAG, _INPUT_POINTER_TAG = "dagster/input_data_version", "dagster/input_event_pointer"
+_OWN_VERSION_TAG = "dagster/data_version_is_user_provided"
 
 
 def build_sensor(project: Project, translator: Translator | None = None, seconds: int = 30) -> SensorDefinition:
@@ -91,18 +93,27 @@ def outside_changes(
     """
     lock = read_lock(project.root)
     versions = {path: version.md5 for entry in lock.values() for path, version in entry.outs.items()}
+    codes = code_versions(project)
     events: list[AssetMaterialization | AssetCheckEvaluation] = []
     for address, stage in project.stages.items():
         entry = lock.get(address)
         if entry is None or translator.hidden(stage):
             continue
-        for out, spec in stage_specs(project, stage, translator, {}):
+        for out, spec in stage_specs(project, stage, translator, codes):
             version = entry.outs.get(out.path)
             if version is None or not (project.root / out.path).exists():
                 continue
             if version.md5 == recorded_version(instance, spec.key):
                 continue
-            tags = {DATA_VERSION_TAG: version.md5, **_input_tags(project, stage, translator, versions)}
+            tags = {
+                DATA_VERSION_TAG: version.md5,
+                _OWN_VERSION_TAG: "true",
+                **_input_tags(project, stage, translator, versions),
+            }
+            code = spec.code_version
+            if code is not None and _made_with(project, translator.stamp_file(stage), entry, code):
+                # without it Dagster disregards the input versions, and an input that is remade makes the asset stale
+                tags[CODE_VERSION_TAG] = code
             metadata: Mapping[str, Any] = describe(project.root, stage, out, version)
             events.append(
                 AssetMaterialization(
@@ -129,7 +140,18 @@ def _input_tags(
     for path, key in translator.upstream(stage, project):
         if path in versions:
             tags[f"{_INPUT_VERSION_TAG}/{key.to_user_string()}"] = versions[path]
+            # Dagster disregards an input without a pointer to the event that made it; here there need not be one
+            tags[f"{_INPUT_POINTER_TAG}/{key.to_user_string()}"] = "NULL"
     return tags
+
+
+def _made_with(project: Project, stamp: str | None, entry: LockEntry, code: str) -> bool:
+    """Return whether dvc.lock says that a stage last ran with this code: its stamp then is the stamp now."""
+    if stamp is None or stamp not in entry.deps or not (project.root / stamp).is_file():
+        return False
+    content = (project.root / stamp).read_bytes()
+    same = hashlib.md5(content, usedforsecurity=False).hexdigest() == entry.deps[stamp].md5
+    return same and json.loads(content)["code"] == code
 
 
 def _checks(

@@ -72,3 +72,16 @@ def test_the_lock_is_left_alone_while_a_run_is_in_progress(toy, instance):
     toy.dvc("repro", "-q", "ingest")
     create_run_for_test(instance, status=DagsterRunStatus.STARTED)
     assert isinstance(tick(toy, instance), SkipReason)
+
+
+def test_an_input_remade_with_the_same_version_leaves_what_came_of_it_fresh(toy, instance, monkeypatch):
+    stamps = {path.stem: {"code": "0" * 16} for path in (toy.root / "stamps").glob("*.json")} or {
+        name: {"code": "0" * 16} for name in ("ingest", "validate", "train")
+    }
+    monkeypatch.setattr("pipelines.dvc_assets.compute_stamps", lambda params: stamps)
+    toy.dvc("repro", "-q")
+    tick(toy, instance)
+
+    assert toy.materialize(instance, "data/valid-emoji", "reports/validation-emoji").success
+
+    assert set(stale(toy, instance).values()) == {"FRESH"}
