@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from assets.errors import DataError, message
+from assets.index import read_index
 
-_COLUMNS = ["key", "split", "shard", "image_offset", "image_size", "extension", "caption"]
+_COLUMNS = ["key", "shard", "image_offset", "image_size", "extension", "caption"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
     Raises:
         DataError: The split has no accepted pair, or validation accepted keys that the index does not have.
     """
-    in_split = pc.field("split") == split
-    index = pq.read_table(raw / "index.parquet", columns=_COLUMNS, filters=in_split)
-    accepted = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=in_split).column("key")
+    index = read_index(raw, _COLUMNS, split)
+    accepted = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=pc.field("split") == split).column(
+        "key"
+    )
     index = index.filter(pc.field("key").isin(accepted.combine_chunks()))
     if len(index) != len(accepted):
         raise DataError(
