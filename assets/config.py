@@ -12,7 +12,7 @@ SECTIONS = ("profile", "machine", "store", "datasets", "recipes", "runs", "evalu
 
 
 class MachineConfig(Section):
-    """How this machine is used. Never hashed: no value here may change a byte of a result."""
+    """How this machine is used. Never hashed: no value here changes a result beyond the rounding of sums."""
 
     workers: int = Field(ge=0, le=256)
     """Processes that make or load data beside the main one; 0 works in the main process."""
@@ -22,6 +22,16 @@ class MachineConfig(Section):
     """Where models run; auto takes a GPU when there is one."""
     tensorboard: bool
     """Write TensorBoard event files beside the curves (needs the extra ``tensorboard``)."""
+    micro_batch: int = Field(default=0, ge=0)
+    """Pairs a process encodes at a time; the loss is over the whole batch all the same. 0 encodes it in one piece."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    shard_parameters: bool = False
+    """Spread the towers' blocks and their optimiser state over the processes (FSDP2) instead of copying them."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the towers with torch.compile; auto does on a GPU, where it pays for the minute it takes."""
+    shard_cache_gib: float = Field(default=64.0, gt=0)
+    """Disk that shards streamed from an object store may take."""
 
 
 def read_sections(params: Path) -> dict[str, Any]:

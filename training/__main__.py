@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the run)")
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
     stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
+    stage.add_argument("--profile", type=Path, help="trace a few steps into this JSON file, for ui.perfetto.dev")
     return parser
 
 
@@ -36,6 +37,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         valid=arguments.valid or Path("data/valid") / dataset,
         out=arguments.out or Path("models") / arguments.name,
         log=arguments.curves or Path("runs") / arguments.name,
+        profile=arguments.profile,
     )
     pretrain(arguments.name, arguments.params, paths)
 

@@ -9,6 +9,7 @@ from assets.config import entry, read_sections
 from assets.errors import ConfigError, message
 from assets.section import Section, parse, unknown
 from training.methods import METHODS
+from training.models.token_select import Masking, NoMasking
 
 
 class VisionTransformer(Section):
@@ -111,7 +112,7 @@ class BudgetConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with a linear warm-up."""
 
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -122,9 +123,24 @@ class OptimConfig(Section):
     lr_start: float = Field(default=0.0, ge=0)
     """Rate the warm-up starts from."""
     lr_end: float = Field(default=0.0, ge=0)
-    """Rate the cosine ends at."""
+    """Rate at the end of the budget."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate goes from lr after the warm-up to lr_end; constant stays at lr."""
     gradient_clip: float | None = Field(gt=0)
     """Largest global gradient norm; null for none."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Export the moving average of the weights with this decay per step; null exports the weights themselves."""
+
+
+class HoldoutConfig(Section):
+    """Training pairs that are kept out of training to watch it: a held-out loss needs no test data."""
+
+    pairs: int = Field(ge=2, le=16384)
+    """How many; the same ones in every epoch and seed, chosen by a hash of the key."""
+    every: int = Field(ge=1)
+    """Steps between two looks at them; another one follows the last step."""
+    export: Literal["last", "best"] = "last"
+    """Which weights are exported: those at the end of the budget, or those with the least held-out loss."""
 
 
 class RecipeConfig(Section):
@@ -137,12 +153,18 @@ class RecipeConfig(Section):
     budget: BudgetConfig
     optim: OptimConfig
     precision: Literal["fp32", "bf16"]
-    compile: bool = False
-    """Compile the method with torch.compile."""
+    masking: Annotated[Masking, Field(discriminator="kind")] = NoMasking(kind="none")
+    """Which image tokens the towers see in training."""
+    holdout: HoldoutConfig | None = None
+    """Pairs kept out of training to watch it; null trains on all."""
+    shuffle_window: int = Field(default=0, ge=0)
+    """Shards that are shuffled together; 0 shuffles the whole data set, a few let it stream in order from a store."""
     log_every: int = Field(ge=1)
     """Steps between two rows of the training curves."""
     checkpoint_every: int = Field(ge=1)
     """Steps between two checkpoints."""
+    checkpoint_keep: int = Field(default=2, ge=1)
+    """How many of the newest checkpoints stay until the run is published."""
 
     @model_validator(mode="after")
     def _known_method(self) -> "RecipeConfig":

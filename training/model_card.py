@@ -11,6 +11,22 @@ license: apache-2.0
 tags:
 - clip
 - clipfoundry
+{% if holdout -%}
+model-index:
+- name: {{ name }}
+  results:
+  - task:
+      type: image-text-retrieval
+    dataset:
+      name: {{ run.dataset }}, training pairs kept out of training
+      type: {{ run.dataset }}
+      revision: {{ inputs.valid }}
+    metrics:
+{%- for metric, value in holdout.items() if metric != "step" %}
+    - type: {{ metric.removeprefix("holdout/") }}
+      value: {{ value }}
+{%- endfor %}
+{% endif -%}
 ---
 # {{ name }}
 
@@ -34,6 +50,12 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH/TO/THIS/FOLDER")
 {% for input, version in inputs.items() -%}
 | version of `{{ input }}` data | `{{ version }}` |
 {% endfor %}
+{% if holdout -%}
+On {{ recipe.holdout.pairs }} pairs of the training data that were kept out of training: contrastive loss
+{{ holdout["holdout/loss"] }}, R@1 among them {{ holdout["holdout/image_to_text_r1"] }} from image to text and
+{{ holdout["holdout/text_to_image_r1"] }} from text to image.
+
+{% endif -%}
 The complete config is in `config.json`, checksums and inputs are in `manifest.json`; scores are in the project's
 `reports/leaderboard.html`.
 
@@ -43,17 +65,20 @@ licences of the pictures and captions.
 """
 
 
-def model_card(name: str, config: dict[str, Any], inputs: dict[str, str], num_pairs: int) -> str:
+def model_card(
+    name: str, config: dict[str, Any], inputs: dict[str, str], num_pairs: int, holdout: dict[str, float]
+) -> str:
     """Write the card.
 
     Args:
         name: The run.
         config: ``{"run": ..., "recipe": ...}`` as resolved.
         inputs: Input name -> version.
-        num_pairs: Accepted training pairs.
+        num_pairs: Training pairs.
+        holdout: Scores of the exported weights on held-out pairs, empty without such pairs.
 
     Returns:
         Markdown with front matter; the same arguments give the same text.
     """
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
-    return template.render(name=name, num_pairs=num_pairs, inputs=inputs, **config)
+    return template.render(name=name, num_pairs=num_pairs, inputs=inputs, holdout=holdout, **config)

@@ -11,12 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from assets.config import load_machine
 from assets.errors import ConfigError, DataError
 from assets.manifest import verify_manifest
 from training.config import load_recipe
 from training.data.loader import Batch
+from training.engine.clock import TrainClock
 from training.engine.distributed import World, share_batch_norm
-from training.engine.loop import RESUMABLE, Fit, Trainer
+from training.engine.loop import RESUMABLE
+from training.engine.step import Stepper
 from training.models.build import build_method
 from training.pretrain import Paths, pretrain
 
@@ -25,6 +28,14 @@ from training.pretrain import Paths, pretrain
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+CPU = torch.device("cpu")
+
+
+def stepper_of(file) -> Stepper:
+    recipe = load_recipe(file, "clip")
+    return Stepper(build_method(recipe, 0)[0], recipe, load_machine(file), World(0, 1, CPU), 0)
 
 
 def paths(toy_data, folder):
@@ -125,21 +136,17 @@ def test_two_processes_train_as_one_with_the_same_global_batch(toy_data, params,
 
 
 def test_a_non_finite_loss_stops_and_names_step_method_and_term(params, colour_batch: Batch, here):
-    recipe = load_recipe(params(), "clip")
-    method, _ = build_method(recipe, 0)
+    stepper = stepper_of(params())
     with torch.no_grad():
-        method.model.visual.proj.fill_(float("nan"))
-    trainer = Trainer(method, Fit(recipe, 0, here, 0), World(0, 1, torch.device("cpu")))
+        stepper.method.model.visual.proj.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 5 of method clip: .*contrastive_loss"):
-        trainer.step(colour_batch, 5)
+        stepper.step(colour_batch, 5, TrainClock({}, CPU))
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_three_steps_lower_the_loss_of_every_method(kind, params, colour_batch: Batch, here):
-    recipe = load_recipe(params(**{"recipes.clip.method": {"kind": kind}}), "clip")
-    method, _ = build_method(recipe, 0)
-    trainer = Trainer(method, Fit(recipe, 0, here, 0), World(0, 1, torch.device("cpu")))
-    losses = [trainer.step(colour_batch, step)["loss"] for step in range(4)]
+    stepper, clock = stepper_of(params(**{"recipes.clip.method": {"kind": kind}})), TrainClock({}, CPU)
+    losses = [stepper.step(colour_batch, step, clock).values["loss"] for step in range(4)]
     assert losses[3] < losses[0]
 
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,55 +15,56 @@ from training.data.pairs import PairReader, Pairs
 from training.data.transforms import apply_crop, draw_crop, sample_generator
 
 Tokenize = Callable[[list[str]], Tensor]
+Batch = dict[str, Tensor]
+"""What a method gets; the first dimension of every tensor is B.
+
+``image``: views, uint8 [B, 3, S, S]. ``text``: token ids, int64 [B, T], without the columns that are padding in all
+rows. ``sample_id``: positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the
+draws inside the method depend, int64 [B].
+"""
 
 
-class Batch(TypedDict):
-    """What a method gets.
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """What becomes of a pair.
 
     Attributes:
-        image: Views, uint8 [B, 3, S, S].
-        text: Token ids, int64 [B, T].
-        sample_id: Positions in the training pairs, int64 [B].
+        views: The random view of the image.
+        tokenize: Captions -> token ids, int64 [B, context].
+        image_size: Side of the view in pixels.
+        seed: Decides the draws.
     """
 
-    image: Tensor
-    text: Tensor
-    sample_id: Tensor
+    views: ViewsConfig
+    tokenize: Tokenize
+    image_size: int
+    seed: int
 
 
 class StepDataset(Dataset[Batch]):
     """Item s is the whole batch of optimiser step s, so a loader resumes by starting at s."""
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        order: SampleOrder,
-        views: ViewsConfig,
-        tokenize: Tokenize,
-        image_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self._pairs, self._order, self._views, self._tokenize = pairs, order, views, tokenize
-        self._image_size, self._seed, self._rank, self._world_size = image_size, seed, rank, world_size
+    def __init__(self, pairs: Pairs, order: SampleOrder, plan: ViewPlan, rank: int = 0, world_size: int = 1) -> None:
+        self._pairs, self._order, self._plan = pairs, order, plan
+        self._rank, self._world_size = rank, world_size
         self._reader: PairReader | None = None
 
     def __getitem__(self, step: int) -> Batch:
         if self._reader is None:  # opened in the process that reads
             self._reader = PairReader(self._pairs)
         positions, epochs = self._order.batch(step, self._rank, self._world_size)
-        size = self._image_size
+        size = self._plan.image_size
         images = np.empty((len(positions), size, size, 3), dtype=np.uint8)
         for row, (position, epoch) in enumerate(zip(positions.tolist(), epochs.tolist(), strict=True)):
             pixels = self._reader.image(position)
-            random = sample_generator(self._seed, epoch, self._pairs.keys[position].as_py())
-            crop = draw_crop(self._views, pixels.shape[1], pixels.shape[0], random)
+            random = sample_generator(self._plan.seed, epoch, self._pairs.keys[position].as_py())
+            crop = draw_crop(self._plan.views, pixels.shape[1], pixels.shape[0], random)
             images[row] = apply_crop(pixels, crop, size)
         return {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "text": self._tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()]),
+            "text": self._plan.tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()]),
             "sample_id": torch.from_numpy(positions),
+            "seed": torch.from_numpy(positions),
         }
 
 
@@ -73,7 +74,9 @@ def _ignore_signals(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def batches(dataset: StepDataset, first_step: int, last_step: int, workers: int, pin_memory: bool) -> Iterator[Batch]:
+def batches(
+    dataset: StepDataset, first_step: int, last_step: int, workers: int, device: torch.device
+) -> Iterator[Batch]:
     """Yield the batches of steps ``first_step .. last_step - 1`` in order.
 
     Args:
@@ -81,15 +84,35 @@ def batches(dataset: StepDataset, first_step: int, last_step: int, workers: int,
         first_step: The step to begin with.
         last_step: One past the last step.
         workers: Loader processes; the result does not depend on it.
-        pin_memory: Page-lock the tensors, for copies to a GPU.
+        device: Where the tensors go; to a GPU through page-locked memory, one batch ahead.
     """
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step, last_step),
-        num_workers=workers,
+        num_workers=min(workers, last_step - first_step),
         prefetch_factor=2 if workers else None,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_signals,
     )
-    yield from loader
+    yield from (_copied_ahead(iter(loader), device) if device.type == "cuda" else loader)
+
+
+def _copied_ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to the GPU while the step before it computes."""
+    side = torch.cuda.Stream(device)
+
+    def copy() -> Batch | None:
+        batch = next(source, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(side):
+            return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+    coming = copy()
+    while coming is not None:
+        torch.cuda.current_stream(device).wait_stream(side)
+        for value in coming.values():
+            value.record_stream(torch.cuda.current_stream(device))
+        present, coming = coming, copy()
+        yield present

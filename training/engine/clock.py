@@ -1,46 +1,74 @@
-"""Seconds of training, kept over attempts: what a resumed run cost in all, and how much of it was waiting for data."""
+"""Where the seconds of training go: by phase within a step, and in all over every attempt of a run."""
 
-import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-from assets.atomic import write_json
+import torch
+
+PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer", "checkpoint", "holdout")
+"""Parts of the wall-clock time that are told apart; what is left is the loop's own."""
 
 
 class TrainClock:
-    """Adds up wall-clock seconds; saved beside each checkpoint, so steps redone after a kill are not counted twice."""
+    """Adds up wall-clock seconds; saved with each checkpoint, so steps redone after a kill are not counted twice.
 
-    def __init__(self, path: Path, first_step: int) -> None:
-        self._path = path
-        saved = json.loads(path.read_text(encoding="utf-8")) if first_step and path.exists() else {}
-        self._before = float(saved.get("train_seconds", 0.0))
-        self._waited = float(saved.get("data_wait_seconds", 0.0))
+    On a GPU ``forward`` and ``backward`` end when the device has finished, not when the work has been queued: the clock
+    reads events that the device passes, at the one point of a step where the loop waits for it anyway.
+    """
+
+    def __init__(self, saved: Mapping[str, float], device: torch.device) -> None:
+        """Start.
+
+        Args:
+            saved: What :meth:`totals` gave at the checkpoint, empty for a new run.
+            device: Where the method runs.
+        """
+        self._before = dict(saved)
+        self._seconds = dict.fromkeys(PHASES, 0.0)
         self._begin = time.monotonic()
+        self._cuda = device.type == "cuda"
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
-    def waiting(self) -> Generator[None]:
-        """Count the block as waiting for data."""
-        begin = time.monotonic()
-        yield
-        self._waited += time.monotonic() - begin
+    def phase(self, name: str, on_device: bool = False) -> Generator[None]:
+        """Count the block.
 
-    @property
-    def train_seconds(self) -> float:
-        """Seconds of all attempts, waiting included."""
-        return self._before + self.attempt_seconds
+        Args:
+            name: One of ``PHASES``.
+            on_device: The block queues work on a GPU, if there is one.
+        """
+        if on_device and self._cuda:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+            return
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.monotonic() - start
+
+    def collect(self) -> None:
+        """Read the events of this step; the device must have passed them."""
+        for name, begin, end in self._events:
+            self._seconds[name] += begin.elapsed_time(end) / 1000
+        self._events.clear()
 
     @property
     def attempt_seconds(self) -> float:
         """Seconds of this attempt."""
         return time.monotonic() - self._begin
 
-    @property
-    def data_wait_seconds(self) -> float:
-        """Seconds of all attempts spent waiting for a batch."""
-        return self._waited
+    def totals(self) -> dict[str, float]:
+        """Return the seconds of all attempts: ``train_seconds`` and ``PHASE_seconds`` for every phase."""
+        now = {"train_seconds": self.attempt_seconds, **{f"{name}_seconds": s for name, s in self._seconds.items()}}
+        return {name: seconds + self._before.get(name, 0.0) for name, seconds in now.items()}
 
-    def save(self) -> None:
-        """Write both totals."""
-        write_json(self._path, {"train_seconds": self.train_seconds, "data_wait_seconds": self.data_wait_seconds})
+    @property
+    def data_wait_share(self) -> float:
+        """Share of all seconds that was spent waiting for a batch."""
+        totals = self.totals()
+        return totals["data_seconds"] / max(totals["train_seconds"], 1e-9)

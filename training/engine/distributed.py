@@ -50,6 +50,11 @@ def pick_device(machine: MachineConfig, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether some layer's output for a row depends on the other rows of the batch."""
+    return any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) for m in module.modules())
+
+
 def share_batch_norm(module: nn.Module, world: World) -> None:
     """Make batch norm see the global batch, so that the number of processes does not change the numbers.
 
@@ -60,7 +65,7 @@ def share_batch_norm(module: nn.Module, world: World) -> None:
     Raises:
         ConfigError: Several CPU processes; PyTorch synchronises batch norm on GPUs only.
     """
-    if world.size == 1 or not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):
+    if world.size == 1 or not has_batch_norm(module):
         return
     if world.device.type != "cuda":
         raise ConfigError(

@@ -1,27 +1,29 @@
-"""Trainer: resume, step, log, checkpoint. It never asks which method it trains."""
+"""Trainer: resume, step, log, look at held-out pairs, checkpoint. It never asks which method it trains."""
 
-import math
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from torch import Tensor
 
-from assets.progress import Progress, Stage
+from assets.config import MachineConfig
+from assets.progress import Stage
 from training.config import RecipeConfig
-from training.data.loader import Batch, StepDataset, batches
-from training.engine.checkpoint import load_checkpoint, save_checkpoint
-from training.engine.clock import TrainClock
-from training.engine.distributed import World, share_batch_norm
+from training.data.loader import Batch
+from training.engine.checkpoint import Checkpoints, TrainState, read_facts, whole
+from training.engine.clock import PHASES, TrainClock
+from training.engine.distributed import World
+from training.engine.holdout import LOSS, holdout_scores
 from training.engine.metrics import MetricLog
-from training.engine.optim import build_optimizer, learning_rate, set_learning_rate
-from training.methods.base import Method, StepOutput
+from training.engine.profile import traced_steps
+from training.engine.step import Stepper, StepResult
+from training.engine.throughput import peak_flops, peak_memory_gib
+from training.methods.base import Method
 
 RESUMABLE = 75
 """Exit code of a run that was asked to stop, saved a checkpoint and can go on (EX_TEMPFAIL)."""
@@ -37,20 +39,45 @@ class Fit:
 
     Attributes:
         recipe: How to train.
+        machine: How the machine is used.
         seed: Decides order, views and draws inside the method.
-        work: Where checkpoints and the metric log live between attempts.
-        workers: Loader processes.
+        work: Where checkpoints and curves live between attempts.
+        flops: Operations of a step per sample, for the utilisation.
+        profile: Where to write a trace of a few steps; None writes none.
     """
 
     recipe: RecipeConfig
+    machine: MachineConfig
     seed: int
     work: Path
-    workers: int
+    flops: float = 0.0
+    profile: Path | None = None
+
+
+@dataclass(slots=True)
+class Fitted:
+    """How a run ended.
+
+    Attributes:
+        seconds: ``train_seconds`` and the seconds of every phase, all attempts together.
+        attempt_seconds: Seconds of the last attempt alone.
+        holdout: Scores on the held-out pairs after the last step, empty without such pairs.
+        best: Step and scores of the least held-out loss, empty likewise.
+        memory_gib: The most memory this process has held.
+        utilisation: Model-FLOPs utilisation of this attempt, 0 to 1.
+    """
+
+    seconds: dict[str, float]
+    attempt_seconds: float = 0.0
+    holdout: dict[str, float] = field(default_factory=dict[str, float])
+    best: dict[str, float] = field(default_factory=dict[str, float])
+    memory_gib: float = 0.0
+    utilisation: float = 0.0
 
 
 @contextmanager
 def _stop_on_signal() -> Generator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag that the loop looks at after each step."""
+    """Turn SIGINT and SIGTERM into a flag that the loop looks at in each step."""
     asked = False
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
@@ -65,120 +92,143 @@ def _stop_on_signal() -> Generator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {
-        "image": batch["image"].to(device, non_blocking=True),
-        "text": batch["text"].to(device, non_blocking=True),
-        "sample_id": batch["sample_id"].to(device, non_blocking=True),
-    }
-
-
 class Trainer:
-    """One method, its optimiser and its place among the processes."""
+    """One run from its newest checkpoint to the end of its budget."""
 
-    def __init__(self, method: Method, fit: Fit, world: World) -> None:
-        share_batch_norm(method, world)
-        self.method = method.to(world.device)
-        self.fit, self.world = fit, world
-        self.optimizer = build_optimizer(self.method, fit.recipe.optim)
-        self.steps = fit.recipe.budget.steps
-        forward: nn.Module = self.method
-        if world.size > 1:
-            forward = DistributedDataParallel(
-                forward, device_ids=[world.device] if world.device.type == "cuda" else None
-            )
-        if fit.recipe.compile:
-            forward.compile()
-        self._forward = forward
-
-    def step(self, batch: Batch, step: int) -> dict[str, float]:
-        """Run one optimiser step.
+    def __init__(self, method: Method, fit: Fit, world: World, holdout: list[Batch] | None = None) -> None:
+        """Prepare.
 
         Args:
-            batch: This rank's rows.
-            step: Number of the step, from 0.
-
-        Returns:
-            Loss terms, logs, gradient norm before clipping and learning rate, for the curves.
-
-        Raises:
-            FloatingPointError: A loss term or gradient is not finite; the weights are those before the step.
+            method: Freshly built.
+            fit: Recipe, machine and places.
+            world: The ranks.
+            holdout: Batches of held-out pairs, in main memory.
         """
-        optim = self.fit.recipe.optim
-        lr = learning_rate(optim, step, self.steps)
-        set_learning_rate(self.optimizer, lr)
-        # draws inside the method are seeded per step, so a checkpoint holds no generator state
-        torch.manual_seed(int(np.random.SeedSequence([self.fit.seed, step, self.world.rank]).generate_state(1)[0]))
-        bf16 = self.fit.recipe.precision == "bf16"
-        with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output: StepOutput = self._forward(_to_device(batch, self.world.device), step)
-        loss = torch.stack(list(output.losses.values())).sum()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.method.parameters(), optim.gradient_clip or math.inf)
-        scalars = {"loss": loss, "grad_norm": norm, **output.losses, **output.logs}
-        values = dict(zip(scalars, torch.stack([v.detach().float() for v in scalars.values()]).tolist(), strict=True))
-        self._refuse_non_finite(values, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(step)
-        return {**values, "lr": lr}
+        self.fit, self.world = fit, world
+        self.stepper = Stepper(method, fit.recipe, fit.machine, world, fit.seed)
+        self.method = self.stepper.method
+        self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
+        self.checkpoints = Checkpoints(fit.work / "checkpoints", fit.recipe.checkpoint_keep)
+        self.steps = fit.recipe.budget.steps
+        self._holdout = holdout or []
+        self._peak = peak_flops(world.device, fit.recipe.precision == "bf16") * world.size if world.is_main else 1.0
 
-    def _refuse_non_finite(self, values: dict[str, float], step: int) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise FloatingPointError(
-                f"step {step} of method {self.fit.recipe.method['kind']}: {', '.join(bad)} not finite; lower optim.lr, "
-                f"lengthen optim.warmup_steps or set optim.gradient_clip; the last checkpoint is under {self.fit.work}"
-            )
-
-    def run(self, dataset: StepDataset, stage: Stage) -> TrainClock:
+    def run(self, source: Callable[[int], Iterator[Batch]], stage: Stage) -> Fitted:
         """Train to the end of the budget, from the newest checkpoint if there is one.
 
         Args:
-            dataset: Step -> batch.
+            source: First step -> this rank's batches from there on, on its device.
             stage: Progress and log.
 
         Returns:
-            The clock, with the seconds of earlier attempts included.
+            Seconds, held-out scores and use of the hardware.
 
         Raises:
             Stopped: A signal came; everything is saved.
         """
-        recipe = self.fit.recipe
-        first = load_checkpoint(self.fit.work / "checkpoints", self.method, self.optimizer)
+        first = self.checkpoints.load(self.state)
+        facts: dict[str, Any] = read_facts(self.checkpoints.complete()[-1]) if first else {}
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
-        clock = TrainClock(self.fit.work / "seconds.json", first)
-        log = MetricLog(self.fit.work / "metrics.jsonl", first) if self.world.is_main else None
-        source = batches(dataset, first, self.steps, self.fit.workers, self.world.device.type == "cuda")
+        fitted = Fitted({}, best=facts.get("best", {}))
+        clock = TrainClock(facts.get("seconds", {}), self.world.device)
+        log = MetricLog(self.fit.work / "curves", first, self.fit.machine.tensorboard) if self.world.is_main else None
+        batches = source(first)
         self.method.train()
-        with _stop_on_signal() as asked_to_stop, stage.progress("train", self.steps, "step", first) as progress:
+        with (
+            _stop_on_signal() as asked_to_stop,
+            stage.progress("train", self.steps, "step", first) as progress,
+            traced_steps(self.fit.profile if self.world.is_main else None, stage) as traced,
+        ):
             for step in range(first, self.steps):
-                with clock.waiting():
-                    batch = next(source)
-                values = self.step(batch, step)
+                with clock.phase("data"):
+                    batch = next(batches)
+                result = self.stepper.step(batch, step, clock, asked_to_stop())
+                traced()
                 done = step + 1
+                looked = self._look_at_holdout(done, fitted, clock)
                 if log is not None:
-                    if step % recipe.log_every == 0 or done == self.steps:
-                        log.append(step, {f"train/{name}": value for name, value in values.items()})
-                    self._advance(progress, values, clock, done - first)
-                if asked_to_stop():
-                    self._save(done, clock)
+                    use = self._use(clock, done - first)
+                    if looked or step % self.fit.recipe.log_every == 0 or done == self.steps:
+                        log.append(step, {**_curves(result), **fitted.holdout, **self._performance(use, clock, done)})
+                    progress.advance(1, loss=result.values["loss"], **use)
+                self._save_when_due(done, result.stop, fitted, clock)
+                if result.stop and done < self.steps:
                     stage.log.warning("%s stopped after step %d; run it again to go on", stage.name, step)
                     raise Stopped(RESUMABLE)
-                if done % recipe.checkpoint_every == 0 and done < self.steps:
-                    self._save(done, clock)
-        return clock
+        self.checkpoints.wait()
+        if log is not None:
+            log.close()
+        fitted.seconds, fitted.attempt_seconds = clock.totals(), clock.attempt_seconds
+        fitted.memory_gib = peak_memory_gib(self.world.device)
+        fitted.utilisation = self._use(clock, self.steps - first)["mfu"]
+        return fitted
 
-    def _advance(self, progress: Progress, values: dict[str, float], clock: TrainClock, done_here: int) -> None:
-        seen = done_here * self.fit.recipe.budget.batch_size
-        progress.advance(
-            loss=values["loss"],
-            samples_per_second=seen / max(clock.attempt_seconds, 1e-9),
-            data_wait_share=clock.data_wait_seconds / max(clock.train_seconds, 1e-9),
-        )
+    def exported_tensors(self) -> dict[str, Tensor]:
+        """Return the model's tensors that the recipe exports (last or best, averaged or not), whole, in main memory.
 
-    def _save(self, done: int, clock: TrainClock) -> None:
-        if self.world.is_main:
-            save_checkpoint(self.fit.work / "checkpoints", done, self.method, self.optimizer)
-            clock.save()
+        All ranks must call it together, after :meth:`run`; the method has these weights afterwards.
+        """
+        if self.world.size > 1:
+            dist.barrier()  # the main process may still have been writing the best checkpoint
+        config, best = self.fit.recipe.holdout, self.checkpoints.best
+        if config is not None and config.export == "best" and best is not None:
+            self.state.load_weights(best)
+        source = self.method.model.state_dict() if self.stepper.average is None else self.stepper.average.tensors
+        return {name: whole(value) for name, value in source.items()}
+
+    def _look_at_holdout(self, done: int, fitted: Fitted, clock: TrainClock) -> bool:
+        """Score the held-out pairs when it is time, with the averaged weights where those will be exported."""
+        config = self.fit.recipe.holdout
+        if config is None or (done % config.every and done != self.steps):
+            return False
+        with clock.phase("holdout"):
+            average = self.stepper.average
+            if average is None:
+                fitted.holdout = holdout_scores(self.method, self._holdout, self.world.device)
+            else:
+                with average.in_place():
+                    fitted.holdout = holdout_scores(self.method, self._holdout, self.world.device)
+        if not fitted.best or fitted.holdout[LOSS] < fitted.best[LOSS]:
+            fitted.best = {"step": done, **fitted.holdout}
+        return True
+
+    def _use(self, clock: TrainClock, done_here: int) -> dict[str, float]:
+        """What the hardware did in this attempt."""
+        rate = done_here * self.fit.recipe.budget.batch_size / max(clock.attempt_seconds, 1e-9)
+        return {
+            "samples_per_second": rate,
+            "data_wait_share": clock.data_wait_share,
+            "mfu": rate * self.fit.flops / self._peak,
+        }
+
+    def _performance(self, use: dict[str, float], clock: TrainClock, done: int) -> dict[str, float]:
+        """Use of the hardware as curves, with the share of each phase in all seconds."""
+        totals = clock.totals()
+        seconds = totals["train_seconds"]
+        values = {
+            **use,
+            **{f"{name}_share": totals[f"{name}_seconds"] / seconds for name in PHASES if name != "data"},
+            "memory_gib": peak_memory_gib(self.world.device),
+            "eta_seconds": (self.steps - done) * self.fit.recipe.budget.batch_size / use["samples_per_second"],
+        }
+        return {f"perf/{name}": value for name, value in values.items()}
+
+    def _save_when_due(self, done: int, stop: bool, fitted: Fitted, clock: TrainClock) -> None:
+        """Copy the state on every rank (sharded tensors need all of them); the main one writes it meanwhile."""
+        config = self.fit.recipe.holdout
+        best = config is not None and config.export == "best" and fitted.best.get("step") == done
+        due = done < self.steps and (stop or done % self.fit.recipe.checkpoint_every == 0)
+        if not (best or due):
+            return
+        with clock.phase("checkpoint"):
+            files = self.state.snapshot() if self.world.is_main or self.stepper.sharded else {}
+            if self.world.is_main:
+                facts = {"step": done, "seconds": clock.totals(), "best": fitted.best}
+                self.checkpoints.save(files, facts, best)
+            if stop:
+                self.checkpoints.wait()
+
+
+def _curves(result: StepResult) -> dict[str, float]:
+    return {f"train/{name}": value for name, value in result.values.items()}

@@ -1,20 +1,45 @@
-"""Training curves: one JSON line per logged step while training, dvclive's files (and TensorBoard's) when published."""
+"""Training curves while they grow: JSON lines that decide, and dvclive's files (and TensorBoard's) made from them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from dvclive.live import Live
 
+ROWS = "rows.jsonl"
+LIVE = "live"
+
 
 class MetricLog:
-    """Appends rows to a JSONL file; a resumed run first drops the rows after its checkpoint."""
+    """Appends rows; a resumed run first drops the rows after its checkpoint.
 
-    def __init__(self, path: Path, first_step: int) -> None:
-        self._path = path
-        rows = [row for row in read_rows(path) if row["step"] < first_step] if path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ``rows.jsonl`` is the truth, ``live/`` is dvclive's layout of it (``metrics.json``, ``plots/metrics/**.tsv``) with
+    TensorBoard event files below ``live/tensorboard/`` where wanted; both can be watched while the run goes on.
+    """
+
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool) -> None:
+        """Open the log.
+
+        Args:
+            folder: Where it lives between attempts.
+            first_step: Rows of this step and later ones are dropped.
+            tensorboard: Also write TensorBoard event files.
+        """
+        self._path = folder / ROWS
+        self._folder = folder / LIVE
+        rows = [row for row in read_rows(self._path) if row["step"] < first_step] if self._path.exists() else []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._live = Live(str(self._folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder / "tensorboard"))
+        for row in rows:
+            self._show(row)
 
     def append(self, step: int, values: dict[str, float]) -> None:
         """Write one row.
@@ -23,8 +48,35 @@ class MetricLog:
             step: Optimiser step, from 0.
             values: Name -> number; a slash in a name makes a group of curves.
         """
+        row = {"step": step, **values}
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+            stream.write(json.dumps(row) + "\n")
+        self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        self._live.step = row["step"]
+        for name, value in row.items():
+            if name != "step":
+                self._live.log_metric(name, value)
+                if self._writer is not None:
+                    self._writer.add_scalar(name, value, row["step"])
+        self._live.make_summary()
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._live.end()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def publish_curves(folder: Path, target: Path) -> None:
+    """Copy dvclive's files (and TensorBoard's) of a closed log.
+
+    Args:
+        folder: Where the log lives.
+        target: An existing folder; gets ``metrics.json`` and ``plots/metrics/**.tsv``.
+    """
+    shutil.copytree(folder / LIVE, target, dirs_exist_ok=True)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -36,28 +88,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def publish_curves(rows: list[dict[str, Any]], folder: Path, tensorboard: bool) -> None:
-    """Write the rows in dvclive's layout, for ``dvc metrics`` and ``dvc plots``.
-
-    Args:
-        rows: From :func:`read_rows`, in order.
-        folder: The run folder; gets ``metrics.json`` and ``plots/metrics/**.tsv``.
-        tensorboard: Also write TensorBoard event files below ``tensorboard/``.
-    """
-    with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
-        for row in rows:
-            live.step = row["step"]
-            for name, value in row.items():
-                if name != "step":
-                    live.log_metric(name, value)
-            live.make_summary()
-    if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(folder / "tensorboard")) as writer:
-            for row in rows:
-                for name, value in row.items():
-                    if name != "step":
-                        writer.add_scalar(name, value, row["step"])

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from assets.section import Section
 from training.data.loader import Batch
-from training.engine.gather import gather
+from training.engine.gather import GatheredFeatures, gather
+from training.models.image_pass import ImagePass, encode_image, num_patches
+from training.models.text_pass import encode_text
+from training.models.token_select import Masking, RandomMasking, num_kept, random_keep
 
 Features = dict[str, Tensor]
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100, the bound of CLIP
@@ -45,10 +48,11 @@ class Method(nn.Module):
     image_mean: Tensor
     image_std: Tensor
 
-    def __init__(self, config: MethodConfig, model: nn.Module) -> None:
+    def __init__(self, config: MethodConfig, model: nn.Module, masking: Masking) -> None:
         super().__init__()
         self.config = config
         self.model: Any = model
+        self.masking = masking
         self.register_buffer("image_mean", torch.tensor(OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -61,6 +65,38 @@ class Method(nn.Module):
         """Turn uint8 pixels [B, 3, S, S] into the floats the tower expects, by open_clip's mean and deviation."""
         return (image.float() / 255 - self.image_mean) / self.image_std
 
+    def encode_images(self, image: Tensor, seed: Tensor, view: int = 0) -> ImagePass:
+        """Run the image tower, on the tokens that the recipe's masking leaves.
+
+        Args:
+            image: Pixels, uint8 [B, 3, S, S].
+            seed: One number per sample that its draws depend on, int64 [B].
+            view: Number of the view; another view of a sample draws another mask.
+
+        Returns:
+            Features before normalisation, and what the tower knows on the way.
+        """
+        keep = None
+        if isinstance(self.masking, RandomMasking):
+            num_tokens = num_patches(self.model.visual)
+            keep = random_keep(seed, num_tokens, num_kept(num_tokens, self.masking.keep), stream=view)
+        return encode_image(self.model.visual, self.normalize(image), keep)
+
+    def encode_captions(self, text: Tensor) -> Tensor:
+        """Run the text tower.
+
+        Args:
+            text: Token ids, int64 [B, T]; columns that are padding in all rows may have been cut.
+
+        Returns:
+            Features before normalisation, [B, D].
+        """
+        return encode_text(self.model, text)
+
+    def compile_towers(self) -> None:
+        """Compile ``encode``, where nearly all the work is; gathering and losses stay as they are."""
+        self.encode = torch.compile(self.encode)
+
     def encode(self, batch: Batch) -> Features:
         """Run the towers on this rank's batch.
 
@@ -72,11 +108,12 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def losses(self, features: Features, step: int) -> StepOutput:
+    def losses(self, features: GatheredFeatures, step: int) -> StepOutput:
         """Compute the loss terms on the features of all ranks.
 
         Args:
-            features: What ``encode`` gave, gathered, [G, ...].
+            features: What ``encode`` gave, gathered, [G, ...]; ``features.rows`` are this rank's. The engine averages
+                terms and gradients over ranks, so a term is the mean over these rows or the same on every rank.
             step: Optimiser step, from 0.
 
         Returns:
@@ -86,8 +123,7 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> StepOutput:
         """Encode, gather and compute losses in one call, so that DDP and compile see a single entry."""
-        features = {name: gather(value) for name, value in self.encode(batch).items()}
-        return self.losses(features, step)
+        return self.losses(gather(self.encode(batch)), step)
 
     def after_step(self, step: int) -> None:
         """Act after the optimiser; the default clamps the logit scale to [0, log 100]."""

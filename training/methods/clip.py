@@ -10,6 +10,7 @@ from typing import Literal
 from torch.nn import functional
 
 from training.data.loader import Batch
+from training.engine.gather import GatheredFeatures
 from training.losses.info_nce import info_nce_loss
 from training.methods.base import Features, Method, MethodConfig, StepOutput
 
@@ -27,13 +28,15 @@ class Clip(Method):
 
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features`` and ``text_features``, both [B, D]."""
+        image_features = self.encode_images(batch["image"], batch["seed"]).image_features
+        text_features = self.encode_captions(batch["text"])
         return {
-            "image_features": functional.normalize(self.model.encode_image(self.normalize(batch["image"])), dim=-1),
-            "text_features": functional.normalize(self.model.encode_text(batch["text"]), dim=-1),
+            "image_features": functional.normalize(image_features, dim=-1),
+            "text_features": functional.normalize(text_features, dim=-1),
         }
 
-    def losses(self, features: Features, step: int) -> StepOutput:
+    def losses(self, features: GatheredFeatures, step: int) -> StepOutput:
         """InfoNCE over the gathered batch; logs the scale."""
         logit_scale = self.model.logit_scale.exp()
-        loss = info_nce_loss(features["image_features"], features["text_features"], logit_scale)
+        loss = info_nce_loss(features["image_features"], features["text_features"], logit_scale, features.rows)
         return StepOutput({"contrastive_loss": loss}, {"logit_scale": logit_scale.detach()})

@@ -7,8 +7,9 @@ bias -10, as published, so that the many negatives do not swamp the first steps.
 import math
 from typing import Any, Literal
 
+from training.engine.gather import GatheredFeatures
 from training.losses.sigmoid import sigmoid_loss
-from training.methods.base import Features, MethodConfig, StepOutput
+from training.methods.base import MethodConfig, StepOutput
 from training.methods.clip import Clip
 
 
@@ -33,9 +34,10 @@ class SigLip(Clip):
         assert isinstance(config, SigLipConfig)
         return {"init_logit_scale": math.log(config.init_logit_scale), "init_logit_bias": config.init_logit_bias}
 
-    def losses(self, features: Features, step: int) -> StepOutput:
+    def losses(self, features: GatheredFeatures, step: int) -> StepOutput:
         """Sigmoid loss over the gathered batch; logs scale and bias."""
         logit_scale, logit_bias = self.model.logit_scale.exp(), self.model.logit_bias
-        loss = sigmoid_loss(features["image_features"], features["text_features"], logit_scale, logit_bias)
+        images, texts = features["image_features"], features["text_features"]
+        loss = sigmoid_loss(images, texts, logit_scale, logit_bias, features.rows)
         logs = {"logit_scale": logit_scale.detach(), "logit_bias": logit_bias.detach()}
         return StepOutput({"contrastive_loss": loss}, logs)

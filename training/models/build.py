@@ -10,7 +10,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from assets.atomic import write_json
 from assets.errors import ConfigError
@@ -108,18 +108,17 @@ def build_method(recipe: RecipeConfig, seed: int) -> tuple[Method, dict[str, Any
     method_class, method_config = resolve_method(recipe)
     config = model_config(recipe.towers) | method_class.model_options(method_config)
     torch.manual_seed(seed)
-    return method_class(method_config, build_model(config)), config
+    return method_class(method_config, build_model(config), recipe.masking), config
 
 
-def export_model(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
+def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
     """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``.
 
     Args:
-        model: The open_clip model.
+        tensors: The open_clip model's state dict, whole and contiguous, in main memory.
         config: Its config.
         folder: An existing folder.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     preprocess = {
         "mean": list(OPENAI_DATASET_MEAN),

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.losses.info_nce import info_nce_loss
 
@@ -56,3 +57,29 @@ def test_gradients_reach_both_modalities_and_the_scale(features):
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
     info_nce_loss(image_features, text_features, scale).backward()
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in (image_features, text_features, scale))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_the_losses_of_equal_parts_average_to_the_loss_of_the_whole(parts):
+    generator = torch.Generator().manual_seed(3)
+    pair = [normalize(torch.randn(6, 5, generator=generator, dtype=torch.float64), dim=-1) for _ in range(2)]
+    scale = torch.tensor(9.0, dtype=torch.float64)
+    rows = [slice(start, start + 6 // parts) for start in range(0, 6, 6 // parts)]
+    losses = [float(info_nce_loss(*pair, scale, part)) for part in rows]
+    assert sum(losses) / parts == pytest.approx(float(info_nce_loss(*pair, scale)), rel=1e-12)
+
+
+def test_a_part_of_the_batch_never_holds_all_pairs_of_it():
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            largest = max(largest, result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    features = normalize(torch.randn(64, 8), dim=-1).requires_grad_()
+    with Watch():
+        info_nce_loss(features, features, torch.tensor(10.0), slice(8, 16)).backward()
+    assert largest == 64 * 8  # [B, G] logits, and [G, D] features

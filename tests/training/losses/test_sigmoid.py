@@ -44,3 +44,9 @@ def test_a_lower_bias_makes_negatives_cheaper_and_positives_dearer(features):
     assert sigmoid_loss(only_pair, only_pair, scale, torch.tensor(-5.0)) > sigmoid_loss(
         only_pair, only_pair, scale, torch.tensor(0.0)
     )
+
+
+def test_the_losses_of_equal_parts_average_to_the_loss_of_the_whole(features):
+    terms = (*features, torch.tensor(10.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64))
+    parts = [float(sigmoid_loss(*terms, slice(start, start + 2))) for start in (0, 2, 4)]
+    assert sum(parts) / 3 == pytest.approx(float(sigmoid_loss(*terms)), rel=1e-12)

@@ -1,0 +1,75 @@
+"""Two real processes against one: losses, gradient norms and weights, in every way of spreading the work."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.training.conftest import PARAMS
+from tests.training.engine import rank_cases
+
+CASES = {
+    "clip": ({}, {}),
+    "siglip": ({"method": {"kind": "siglip"}}, {}),
+    "masked": ({"masking": {"kind": "random", "keep": 0.5}}, {}),
+    "averaged": ({"optim": {**PARAMS["recipes"]["clip"]["optim"], "ema_decay": 0.9}}, {}),
+    "micro_batch": ({"masking": {"kind": "random", "keep": 0.5}}, {"micro_batch": 3}),
+    "sharded": ({}, {"shard_parameters": True}),
+    "sharded_siglip_in_parts": ({"method": {"kind": "siglip"}}, {"shard_parameters": True, "micro_batch": 4}),
+    "recomputed": ({}, {"activation_checkpointing": True}),
+}
+
+
+def write_cases(folder: Path) -> Path:
+    cases = {}
+    for name, (recipe, machine) in CASES.items():
+        whole = copy.deepcopy(PARAMS["recipes"]["clip"]) | recipe
+        whole["towers"]["vision"]["layers"] = 2
+        cases[name] = {"recipe": whole, "machine": PARAMS["machine"] | machine}
+        (folder / name).mkdir(parents=True)
+    file = folder / "cases.json"
+    file.write_text(json.dumps(cases))
+    return file
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of the one-process run and of the two-process run over all cases."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    rank_cases.main(write_cases(one))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", rank_cases.__file__]
+    root = Path(__file__).parents[3]
+    subprocess.run(
+        [sys.executable, *command, str(write_cases(two))],
+        check=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one_with_the_same_global_batch(results, case):
+    one, two = (json.loads((folder / "curves.json").read_text())[case] for folder in results)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert two["norms"] == pytest.approx(one["norms"], rel=1e-4)
+    weights = [load_file(folder / case / "final.safetensors") for folder in results]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        # Adam divides tiny gradients by their own size, which turns their rounding into a share of the rate, 1e-3
+        assert (value - weights[1][name]).abs().max() < 2e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [("clip", "sharded"), ("clip", "recomputed"), ("masked", "micro_batch")])
+def test_how_the_machine_is_used_does_not_change_the_result(results, pair):
+    for folder in results:
+        weights = [load_file(folder / case / "final.safetensors") for case in pair]
+        for name, value in weights[0].items():
+            assert (value - weights[1][name]).abs().max() < 2e-5, name

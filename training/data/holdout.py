@@ -1,0 +1,67 @@
+"""Which training pairs are kept out of training to watch it, and how they are shown."""
+
+import dataclasses
+
+import numpy as np
+from pandas.util import hash_array
+
+from training.config import ViewsConfig
+from training.data.loader import Batch, StepDataset, ViewPlan
+from training.data.order import SampleOrder
+from training.data.pairs import Pairs
+
+_WHOLE = ViewsConfig(crop_area=(1.0, 1.0))
+_ROWS = 256
+
+
+def take(pairs: Pairs, positions: np.ndarray) -> Pairs:
+    """Return some of the pairs.
+
+    Args:
+        pairs: All of them.
+        positions: Which ones, [n] int64, in the order wanted.
+    """
+    return dataclasses.replace(
+        pairs,
+        shard=pairs.shard[positions],
+        offset=pairs.offset[positions],
+        size=pairs.size[positions],
+        keys=pairs.keys.take(positions),
+        captions=pairs.captions.take(positions),
+        is_jpeg=pairs.is_jpeg[positions],
+    )
+
+
+def hold_out(pairs: Pairs, count: int) -> tuple[Pairs, Pairs]:
+    """Split off the pairs whose keys have the smallest hashes: the same ones in every run on the same data.
+
+    Args:
+        pairs: All accepted pairs.
+        count: How many to keep out; fewer than there are.
+
+    Returns:
+        Pairs for training and held-out pairs, both in index order.
+    """
+    keys = np.asarray(pairs.keys.to_numpy(zero_copy_only=False), dtype=object)
+    hashes = hash_array(keys, categorize=False)  # pyright: ignore[reportCallIssue] - stubs lack it
+    out = np.zeros(len(pairs), dtype=bool)
+    out[np.argsort(hashes, kind="stable")[:count]] = True
+    return take(pairs, np.flatnonzero(~out)), take(pairs, np.flatnonzero(out))
+
+
+def whole_images(pairs: Pairs, plan: ViewPlan) -> list[Batch]:
+    """Load pairs once, each image whole, as the held-out pairs are looked at.
+
+    Args:
+        pairs: A few thousand at most; all stay in memory.
+        plan: Its views are ignored.
+
+    Returns:
+        Batches that together hold every pair once; the last one may be short.
+    """
+    plan = dataclasses.replace(plan, views=_WHOLE)
+    return [
+        StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0]
+        for start in range(0, len(pairs), _ROWS)
+        if (part := take(pairs, np.arange(start, min(start + _ROWS, len(pairs)))))
+    ]

@@ -1,0 +1,54 @@
+"""A look at pairs that training never sees: the held-out contrastive loss and retrieval, on the model as exported."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.data.loader import Batch
+from training.losses.info_nce import info_nce_loss
+from training.methods.base import Method
+
+LOSS = "holdout/loss"
+_PRECISION = 5
+
+
+@contextmanager
+def _evaluating(method: nn.Module) -> Generator[None]:
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train()
+
+
+def holdout_scores(method: Method, batches: list[Batch], device: torch.device) -> dict[str, float]:
+    """Encode the held-out pairs as a user of the export would, and score them.
+
+    Args:
+        method: Its ``model`` is evaluated, in fp32 and without masks; every rank must call it.
+        batches: The pairs, whole images, [B, ...] each, in main memory.
+        device: Where the method is.
+
+    Returns:
+        InfoNCE over all n held-out pairs at once, and the share of images (texts) whose own text (image) is the nearest
+        of n. A pair with an equal score elsewhere counts as a miss.
+    """
+    with _evaluating(method):
+        images: list[Tensor] = []
+        texts: list[Tensor] = []
+        for batch in batches:
+            images.append(method.model.encode_image(method.normalize(batch["image"].to(device))).float())
+            texts.append(method.encode_captions(batch["text"].to(device)).float())
+        image_features = functional.normalize(torch.cat(images), dim=-1)  # [n, D]
+        text_features = functional.normalize(torch.cat(texts), dim=-1)  # [n, D]
+        loss = info_nce_loss(image_features, text_features, method.model.logit_scale.exp())
+        similarity = image_features @ text_features.T  # [n, n]
+        own = similarity.diagonal()
+        image_to_text = ((similarity >= own[:, None]).sum(dim=1) == 1).float().mean()
+        text_to_image = ((similarity >= own[None, :]).sum(dim=0) == 1).float().mean()
+    scores = {LOSS: loss, "holdout/image_to_text_r1": image_to_text, "holdout/text_to_image_r1": text_to_image}
+    return {name: round(float(value), _PRECISION) for name, value in scores.items()}

@@ -1,0 +1,139 @@
+"""What a finished run leaves: the exported model with its card, and the log with curves, cost and environment."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+
+from assets.atomic import atomic_folder, write_json, write_text
+from assets.manifest import version_of, write_manifest
+from training.config import RecipeConfig, RunConfig
+from training.engine.distributed import World
+from training.engine.loop import Fitted
+from training.engine.metrics import publish_curves
+from training.model_card import model_card
+from training.models.build import export_model
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run whose training is over.
+
+    Attributes:
+        name: Its key in ``runs``.
+        run: Recipe, data set, policy, seed.
+        recipe: How it was trained.
+        inputs: Versions of the input folders.
+        code: Digest of the code.
+        num_pairs: Training pairs, held-out ones excluded.
+        flops: Operations of a step per sample.
+        trainable_params: Scalars that got gradients.
+        inference_params: Scalars of the exported model.
+        fitted: How training went.
+        world: The processes.
+    """
+
+    name: str
+    run: RunConfig
+    recipe: RecipeConfig
+    inputs: dict[str, str]
+    code: str
+    num_pairs: int
+    flops: float
+    trainable_params: int
+    inference_params: int
+    fitted: Fitted
+    world: World
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config, JSON-serialisable."""
+        return {"run": self.run.model_dump(mode="json"), "recipe": self.recipe.model_dump(mode="json")}
+
+    @property
+    def exported_holdout(self) -> dict[str, float]:
+        """Held-out scores of the weights that are exported; empty without held-out pairs."""
+        holdout = self.recipe.holdout
+        return self.fitted.best if holdout is not None and holdout.export == "best" else self.fitted.holdout
+
+
+def publish_model(run: FinishedRun, tensors: dict[str, Tensor], model_config: dict[str, Any], out: Path) -> str:
+    """Write the export with config, card and manifest.
+
+    Args:
+        run: What was trained.
+        tensors: The model's weights.
+        model_config: Its open_clip config.
+        out: The folder to publish.
+
+    Returns:
+        The export's version.
+    """
+    with atomic_folder(out) as folder:
+        export_model(tensors, model_config, folder)
+        write_json(folder / "config.json", run.config)
+        card = model_card(run.name, run.config, run.inputs, run.num_pairs, run.exported_holdout)
+        write_text(folder / "README.md", card)
+        counts = {"parameters": run.inference_params, "pairs": run.num_pairs, "steps": run.recipe.budget.steps}
+        write_manifest(folder, "model", run.name, run.config, counts, run.inputs, run.code)
+    return version_of(out)
+
+
+def publish_log(run: FinishedRun, model_version: str, idle_seconds: float, curves: Path, out: Path) -> None:
+    """Write what is not deterministic: seconds, environment, git commit, and the curves.
+
+    Args:
+        run: What was trained.
+        model_version: Version of the export.
+        idle_seconds: Seconds of the stage outside of training.
+        curves: Folder of the metric log.
+        out: The folder to publish.
+    """
+    device = run.world.device
+    with atomic_folder(out) as folder:
+        publish_curves(curves, folder)
+        summary = {
+            "name": run.name,
+            **run.run.model_dump(mode="json"),
+            "cost": _cost(run, idle_seconds),
+            "holdout": {"last": run.fitted.holdout, "best": run.fitted.best},
+            "git": git_commit(),
+            "data_version": run.inputs["valid"],
+            "model_version": model_version,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "processes": run.world.size,
+            "threads": torch.get_num_threads(),
+            "packages": {"torch": torch.__version__, "open_clip_torch": open_clip.__version__},
+        }
+        write_json(folder / "summary.json", summary)
+
+
+def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
+    """What the run took; seconds include earlier attempts."""
+    samples = run.recipe.budget.steps * run.recipe.budget.batch_size
+    seconds = run.fitted.seconds
+    return {
+        **seconds,
+        "total_seconds": seconds["train_seconds"] + idle_seconds,
+        "samples_seen": samples,
+        "flops": run.flops * samples,
+        "trainable_params": run.trainable_params,
+        "inference_params": run.inference_params,
+        "samples_per_second": samples / seconds["train_seconds"],
+        "data_wait_share": seconds["data_seconds"] / seconds["train_seconds"],
+        "model_flops_utilisation": run.fitted.utilisation,
+        "memory_gib": run.fitted.memory_gib,
+    }
+
+
+def git_commit() -> str:
+    """Return the commit in use, with ``-dirty`` when tracked files differ from it, or ``unknown`` outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
