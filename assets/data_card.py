@@ -1,6 +1,5 @@
 """The data card of a raw data folder: README.md and a sheet of sample pictures."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from PIL import Image
 
 from assets.atomic import atomic_file, write_text
 from assets.errors import DataError
+from assets.picture import Picture, PictureError
 from assets.shards import read_member
 from assets.sources.base import About
 
@@ -141,7 +141,8 @@ def write_sheet(folder: Path, splits: list[str], index: pa.Table) -> list[str]:
 
 def _thumbnail(shard: Path, offset: int, size: int) -> Image.Image | None:
     try:
-        with Image.open(io.BytesIO(read_member(shard, offset, size))) as picture:
-            return picture.convert("RGB").resize((_CELL, _CELL), Image.Resampling.BICUBIC)
-    except (OSError, DataError):
+        picture = Picture(read_member(shard, offset, size))
+        pixels = picture.pixels(shrink=min(picture.width, picture.height) // _CELL)
+    except (PictureError, DataError):
         return None
+    return Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.BICUBIC)

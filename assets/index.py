@@ -1,7 +1,6 @@
 """index.parquet: one row per sample, with its place, its measures and its hashes, so that no tar need be opened."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from assets.atomic import atomic_file
 from assets.errors import DataError, message
+from assets.picture import Picture, PictureError, TooLargeError
 from assets.shards import Placement
 from assets.sources.base import Sample
 
@@ -51,22 +50,19 @@ def content_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def decode_grey(image: bytes) -> np.ndarray | None:
+def decode_grey(image: bytes) -> np.ndarray:
     """Decode a picture to grey.
 
     Args:
-        image: An encoded picture of any kind Pillow reads.
+        image: An encoded picture of any kind that ``assets.picture`` knows.
 
     Returns:
-        Brightness [height, width] uint8, or None when it cannot be decoded.
+        Brightness [height, width] uint8.
+
+    Raises:
+        PictureError: It cannot be decoded.
     """
-    try:
-        if simplejpeg.is_jpeg(image):
-            return simplejpeg.decode_jpeg(image, colorspace="GRAY")[:, :, 0]
-        with Image.open(io.BytesIO(image)) as picture:
-            return np.asarray(picture.convert("L"))
-    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return None
+    return Picture(image).pixels("GRAY")[:, :, 0]
 
 
 def difference_hash(grey: np.ndarray) -> str:
@@ -82,6 +78,17 @@ def difference_hash(grey: np.ndarray) -> str:
     return np.packbits(small[:, :-1] < small[:, 1:]).tobytes().hex()
 
 
+def _measures(image: bytes) -> tuple[int, int, str]:
+    """Return width, height and perceptual hash."""
+    try:
+        grey = decode_grey(image)
+    except TooLargeError as refused:
+        return refused.width, refused.height, ""
+    except PictureError:
+        return 0, 0, ""
+    return grey.shape[1], grey.shape[0], difference_hash(grey)
+
+
 def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[str, Any]:
     """Measure one sample.
 
@@ -92,9 +99,10 @@ def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[
         place: Where it lies in that file.
 
     Returns:
-        A row of ``SCHEMA``. A picture that cannot be decoded has width and height 0 and an empty perceptual hash.
+        A row of ``SCHEMA``. A picture that cannot be decoded has an empty perceptual hash, and width and height 0; one
+        that is too large to be decoded has its width and height.
     """
-    grey = decode_grey(sample.image)
+    width, height, perceptual_hash = _measures(sample.image)
     return {
         "key": sample.key,
         "split": split,
@@ -107,12 +115,12 @@ def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[
         "metadata_size": place.metadata_size,
         "extension": sample.extension,
         "caption": sample.caption,
-        "width": 0 if grey is None else grey.shape[1],
-        "height": 0 if grey is None else grey.shape[0],
+        "width": width,
+        "height": height,
         "caption_words": len(sample.caption.split()),
         "caption_chars": len(sample.caption),
         "image_hash": content_hash(sample.image),
-        "perceptual_hash": "" if grey is None else difference_hash(grey),
+        "perceptual_hash": perceptual_hash,
         "caption_hash": content_hash(sample.caption.encode()),
     }
 

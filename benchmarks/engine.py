@@ -243,7 +243,7 @@ def our_steps(text: torch.Tensor, image: torch.Tensor) -> Callable[[], int]:
     """Return a function that runs some steps of ours."""
     stepper = Stepper(build_method(recipe(), 0)[0], recipe(), MACHINE, World(0, 1, CPU), 0)
     sample = torch.arange(STEP_BATCH)
-    batch = {"image": image, "text": text, "sample_id": sample, "seed": sample}
+    batch = {"image": image, "text": text, "sample_id": sample, "seed": sample, "text_cut": sample < 0}
     clock, done = TrainClock({}, CPU), iter(range(10**6))
 
     def run() -> int:

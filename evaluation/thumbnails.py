@@ -12,9 +12,9 @@ from PIL import Image
 from assets.errors import DataError, message
 from assets.index import read_index
 from assets.shards import read_member
-from training.data.pairs import decode
+from training.data.decode import decode
 
-_COLUMNS = ("key", "shard", "image_offset", "image_size", "extension")
+_COLUMNS = ("key", "shard", "image_offset", "image_size")
 _QUALITY = 82
 
 
@@ -38,7 +38,7 @@ def thumbnails(raw: Path, keys: Iterable[str], pixels: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in table.filter(pa.array(mask)).to_pylist():
         image = read_member(raw / row["shard"], row["image_offset"], row["image_size"])
-        found[row["key"]] = _shrink(image, row["extension"], pixels)
+        found[row["key"]] = _shrink(image, pixels)
     if lacking := [key for key in wanted if key not in found]:
         raise DataError(
             message(f"{raw}: {len(lacking)} example keys are not in the index", lacking[0], fix="evaluate anew")
@@ -46,8 +46,8 @@ def thumbnails(raw: Path, keys: Iterable[str], pixels: int) -> dict[str, str]:
     return found
 
 
-def _shrink(image: bytes, extension: str, pixels: int) -> str:
-    picture = Image.fromarray(decode(image, extension in ("jpg", "jpeg")))
+def _shrink(image: bytes, pixels: int) -> str:
+    picture = Image.fromarray(decode(image))
     picture.thumbnail((pixels, pixels))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY, optimize=True)

@@ -22,6 +22,7 @@ from training.engine.metrics import LIVE
 from training.engine.optim import count_parameters
 from training.methods import METHODS
 from training.models.build import build_method, build_tokenizer, image_size
+from training.models.text_pass import accepts_short_text
 from training.publish import FinishedRun, publish_log, publish_model
 
 
@@ -125,8 +126,10 @@ def _train_and_publish(plan: Plan, paths: Paths, machine: MachineConfig, stage: 
         f"{stage.name}: {len(pairs)} pairs, {budget.steps} steps of {budget.batch_size}, {millions:.1f} M parameters, "
         f"{here.size} process(es) on {here.device}; curves grow in {plan.work / 'curves' / LIVE}"
     )
-    views = ViewPlan(recipe.views, build_tokenizer(config), image_size(config), seed)
-    order = SampleOrder(len(pairs), budget.batch_size, seed)
+    views = ViewPlan(
+        recipe.views, build_tokenizer(config), image_size(config), seed, trim=accepts_short_text(method.model)
+    )
+    order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)
     flops = flops_per_sample(method, dataset[0]) if here.is_main else 0.0
     fit = Fit(recipe, machine, seed, plan.work, flops, paths.profile)

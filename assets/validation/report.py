@@ -1,6 +1,5 @@
 """The pages a person opens: an entry page, and a contact sheet of rejected samples grouped by reason."""
 
-import io
 from html import escape
 from pathlib import Path
 from string import Template
@@ -8,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
+from assets.picture import Picture, PictureError
 from assets.shards import read_member
 
 SHEET = "rejected.jpg"
 _PER_REASON, _TILE, _TEXT, _GAP, _HEADING = 10, 112, 46, 8, 26
+_MOST_CHARS = 80
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -155,7 +156,7 @@ def write_sheet(path: Path, raw: Path, groups: dict[str, pa.Table], values: dict
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:_MOST_CHARS].split())
     while draw.textlength(text, font) > _TILE:
         text = text.removesuffix("...")[:-1] + "..."
     return text
@@ -165,9 +166,9 @@ def _tile(content: bytes) -> Image.Image:
     """Return a square tile with the picture in it, or a crossed box when it cannot be decoded."""
     tile = Image.new("RGB", (_TILE, _TILE), (238, 238, 240))
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        opened = Picture(content)
+        picture = Image.fromarray(opened.pixels(shrink=max(opened.width, opened.height) // _TILE))
+    except PictureError:
         ImageDraw.Draw(tile).line([(0, 0), (_TILE, _TILE)], (180, 30, 40), 2)
         return tile
     scale = _TILE / max(picture.size)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.validation.config import ValidationConfig
-from assets.validation.scan import UNDECODABLE
+from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE
 
 COLUMNS = ("caption", "caption_words", "width", "height")
 _SHOWN_CHARS = 80
@@ -80,6 +80,13 @@ def _numbers(numbers: np.ndarray, mask: np.ndarray, form: str) -> Hits:
     return Hits(rows, [format(float(number), form) for number in numbers[rows]])
 
 
+def no_image(samples: Samples, config: ValidationConfig) -> Hits:
+    """Find samples whose picture is missing or has no bytes."""
+    del config
+    rows = np.flatnonzero(samples.contrast == NO_BYTES)
+    return Hits(rows, ["0 bytes"] * len(rows))
+
+
 def undecodable(samples: Samples, config: ValidationConfig) -> Hits:
     """Find pictures that could not be decoded, when the index was made or now."""
     del config
@@ -88,7 +95,8 @@ def undecodable(samples: Samples, config: ValidationConfig) -> Hits:
 
 def blank(samples: Samples, config: ValidationConfig) -> Hits:
     """Find pictures of one flat colour."""
-    return _numbers(samples.contrast, samples.contrast < config.image.min_contrast, ".1f")
+    measured = samples.contrast >= 0
+    return _numbers(samples.contrast, measured & (samples.contrast < config.image.min_contrast), ".1f")
 
 
 def too_small(samples: Samples, config: ValidationConfig) -> Hits:
@@ -97,8 +105,9 @@ def too_small(samples: Samples, config: ValidationConfig) -> Hits:
 
 
 def too_large(samples: Samples, config: ValidationConfig) -> Hits:
-    """Find pictures with a side above the limit."""
-    return _sizes(samples, np.maximum(samples.width, samples.height) > config.image.max_side)
+    """Find pictures with a side above the limit, or with more pixels than ``assets.picture`` decodes."""
+    longer = np.maximum(samples.width, samples.height)
+    return _sizes(samples, (samples.contrast == TOO_LARGE) | (longer > config.image.max_side))
 
 
 def aspect_ratio(samples: Samples, config: ValidationConfig) -> Hits:
@@ -146,6 +155,7 @@ def normalise(captions: pa.Array) -> pa.Array:
 
 
 RULES: dict[str, Callable[[Samples, ValidationConfig], Hits]] = {
+    "no_image": no_image,
     "undecodable": undecodable,
     "blank": blank,
     "too_small": too_small,

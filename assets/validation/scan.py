@@ -5,7 +5,6 @@ a killed run and a run with other limits read no shard twice. Nothing here depen
 """
 
 import hashlib
-import io
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,16 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
 from assets.errors import DataError, message
 from assets.index import INDEX, content_hash, write_table
 from assets.manifest import file_digest, read_manifest
+from assets.picture import Picture, PictureError, TooLargeError
 from assets.progress import Stage
 
-UNDECODABLE = np.float32(-1.0)
+UNDECODABLE, TOO_LARGE, NO_BYTES = np.float32(-1.0), np.float32(-2.0), np.float32(-3.0)
+"""What stands in place of a contrast: a damaged picture; one refused for its number of pixels; an empty or no file."""
 _SCALED_SIDE = 64
+_PIXELS_AT_ONCE = 1 << 20
 _STAMP = b"mtime_ns"
 _AGAIN = 'rerun "python -m assets ingest" (or "dvc repro"), or "dvc checkout" when the data came from a remote'
 
@@ -82,24 +82,33 @@ def check_files(raw: Path) -> dict[str, Any]:
 
 
 def contrast(image: bytes) -> np.float32:
-    """Return the largest standard deviation (0 to 128) among a picture's colour channels, or ``UNDECODABLE``.
+    """Return the largest standard deviation (0 to 128) among a picture's colour channels.
 
     Colours, not brightness: a red drawing on a brown ground may have one brightness throughout.
 
     Args:
         image: An encoded picture; a JPEG is decoded at a reduced scale, which is enough to tell a blank one.
+
+    Returns:
+        The deviation, or one of ``UNDECODABLE``, ``TOO_LARGE`` and ``NO_BYTES``.
     """
+    if not image:
+        return NO_BYTES
     try:
-        if simplejpeg.is_jpeg(image):
-            pixels = simplejpeg.decode_jpeg(image, "RGB", min_height=_SCALED_SIDE, min_width=_SCALED_SIDE, min_factor=1)
-        else:
-            with Image.open(io.BytesIO(image)) as opened:
-                pixels = np.asarray(opened.convert("RGB"))
-    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        picture = Picture(image)
+        pixels = picture.pixels(shrink=min(picture.width, picture.height) // _SCALED_SIDE).reshape(-1, 3)
+    except TooLargeError:
+        return TOO_LARGE
+    except PictureError:
         return UNDECODABLE
-    # channel by channel in memory: four times as fast as along the last axis
-    channels = np.ascontiguousarray(pixels.reshape(-1, 3).T).astype(np.float32)
-    return np.float32(round(float(channels.std(axis=1).max()), 2))
+    sums, squares = np.zeros(3), np.zeros(3)
+    for start in range(0, len(pixels), _PIXELS_AT_ONCE):  # as floats, a large picture would fill the memory
+        # channel by channel in memory: four times as fast as along the last axis
+        channels = np.ascontiguousarray(pixels[start : start + _PIXELS_AT_ONCE].T).astype(np.float64)
+        sums += channels.sum(axis=1)
+        squares += np.square(channels).sum(axis=1)
+    variance = squares / len(pixels) - (sums / len(pixels)) ** 2
+    return np.float32(round(float(np.sqrt(max(variance.max(), 0.0))), 2))
 
 
 def scan_shard(task: ScanTask) -> int:
@@ -155,7 +164,7 @@ def scan(stage: Stage, raw: Path, shards: dict[str, int], work: Path, workers: i
         workers: Processes beside this one; 0 works here.
 
     Returns:
-        Contrast per row of the index, float32 [rows]; ``UNDECODABLE`` where there is no picture.
+        What :func:`contrast` says of every row of the index, float32 [rows].
     """
     files = read_manifest(raw, "raw")["files"]
     tasks = [

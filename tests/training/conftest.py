@@ -122,4 +122,10 @@ def colour_batch():
     text[:, 1] = torch.from_numpy(random.integers(300, 40000, 16))
     text[:, 2] = 49407
     image = torch.from_numpy(random.integers(0, 256, (16, 3, 32, 32)).astype(np.uint8))
-    return {"image": image, "text": text, "sample_id": torch.arange(16), "seed": torch.arange(16) + 1000}
+    return {
+        "image": image,
+        "text": text,
+        "sample_id": torch.arange(16),
+        "seed": torch.arange(16) + 1000,
+        "text_cut": torch.zeros(16, dtype=torch.bool),
+    }

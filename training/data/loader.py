@@ -1,26 +1,30 @@
 """Steps to batches: reads, decodes, crops and tokenises what one rank sees in one optimiser step."""
 
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from assets.sidecar import Sidecar
 from training.config import ViewsConfig
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
-from training.data.transforms import apply_crop, draw_crop, sample_generator
+from training.data.transforms import SampleDraws
+from training.models.text_pass import trim_text
 
-Tokenize = Callable[[list[str]], Tensor]
+Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
+"""Captions -> token ids, int64 [B, T], and whether each caption was longer and has been cut, bool [B]."""
 Batch = dict[str, Tensor]
 """What a method gets; the first dimension of every tensor is B.
 
-``image``: views, uint8 [B, 3, S, S]. ``text``: token ids, int64 [B, T], without the columns that are padding in all
-rows. ``sample_id``: positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the
-draws inside the method depend, int64 [B].
+``image``: views, uint8 [B, 3, S, S]. ``text``: token ids, int64 [B, T], for towers that accept it without the columns
+that are padding in all rows. ``text_cut``: whether the caption was longer than the context, bool [B]. ``sample_id``:
+positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method
+depend, int64 [B]. Beside these, rows of each sidecar under its name.
 """
 
 
@@ -30,23 +34,40 @@ class ViewPlan:
 
     Attributes:
         views: The random view of the image.
-        tokenize: Captions -> token ids, int64 [B, context].
+        tokenize: Captions -> token ids.
+        trim: Whether the text tower accepts fewer tokens than the context has room for.
         image_size: Side of the view in pixels.
         seed: Decides the draws.
+        sidecars: Embeddings of the pairs, joined by key under the name they get in the batch.
     """
 
     views: ViewsConfig
     tokenize: Tokenize
     image_size: int
     seed: int
+    trim: bool = False
+    sidecars: Mapping[str, Sidecar] = field(default_factory=dict[str, Sidecar])
 
 
 class StepDataset(Dataset[Batch]):
     """Item s is the whole batch of optimiser step s, so a loader resumes by starting at s."""
 
     def __init__(self, pairs: Pairs, order: SampleOrder, plan: ViewPlan, rank: int = 0, world_size: int = 1) -> None:
+        """Prepare.
+
+        Args:
+            pairs: The training pairs.
+            order: Which of them a step sees.
+            plan: What becomes of each.
+            rank: This process.
+            world_size: Number of processes.
+
+        Raises:
+            DataError: A sidecar lacks pairs.
+        """
         self._pairs, self._order, self._plan = pairs, order, plan
         self._rank, self._world_size = rank, world_size
+        self._rows = {name: sidecar.join(pairs.keys) for name, sidecar in plan.sidecars.items()}
         self._reader: PairReader | None = None
 
     def __getitem__(self, step: int) -> Batch:
@@ -55,17 +76,33 @@ class StepDataset(Dataset[Batch]):
         positions, epochs = self._order.batch(step, self._rank, self._world_size)
         size = self._plan.image_size
         images = np.empty((len(positions), size, size, 3), dtype=np.uint8)
+        seeds = np.empty(len(positions), dtype=np.int64)
         for row, (position, epoch) in enumerate(zip(positions.tolist(), epochs.tolist(), strict=True)):
-            pixels = self._reader.image(position)
-            random = sample_generator(self._plan.seed, epoch, self._pairs.keys[position].as_py())
-            crop = draw_crop(self._plan.views, pixels.shape[1], pixels.shape[0], random)
-            images[row] = apply_crop(pixels, crop, size)
+            draws = SampleDraws(self._plan.seed, epoch, self._pairs.keys[position].as_py())
+            images[row] = self._reader.view(position, draws, self._plan.views, size)
+            seeds[row] = draws.seed
+        text, cut = self._plan.tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()])
+        embeddings = {
+            name: torch.from_numpy(sidecar.rows(self._rows[name][positions]))
+            for name, sidecar in self._plan.sidecars.items()
+        }
         return {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "text": self._plan.tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()]),
+            "text": trim_text(text) if self._plan.trim else text,
+            "text_cut": cut,
             "sample_id": torch.from_numpy(positions),
-            "seed": torch.from_numpy(positions),
+            "seed": torch.from_numpy(seeds),
+            **embeddings,
         }
+
+    def prefetch(self, step: int, last_step: int) -> None:
+        """Have the shards that a step and those behind it need on their way, where shards are streamed.
+
+        Args:
+            step: The step about to be read.
+            last_step: One past the last step of the run.
+        """
+        self._pairs.prefetch(self._order.shards_ahead(step, last_step))
 
 
 def _ignore_signals(_worker: int) -> None:
@@ -95,7 +132,10 @@ def batches(
         pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_signals,
     )
-    yield from (_copied_ahead(iter(loader), device) if device.type == "cuda" else loader)
+    source = _copied_ahead(iter(loader), device) if device.type == "cuda" else iter(loader)
+    for step in range(first_step, last_step):
+        dataset.prefetch(step, last_step)
+        yield next(source)
 
 
 def _copied_ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

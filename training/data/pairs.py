@@ -1,7 +1,7 @@
 """The accepted training pairs of a data set: what the index and validation say, joined by key, and how to read one."""
 
-import io
-import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from assets.errors import DataError, message
+from assets.errors import ConfigError, DataError, message
 from assets.index import read_index
+from assets.picture import PictureError
+from assets.shard_cache import GIB, ShardCache
+from assets.shard_download import CACHE_SETTING, is_url
+from training.config import ViewsConfig
+from training.data.decode import decode, decode_view
+from training.data.shard_files import ShardFiles
+from training.data.transforms import SampleDraws
 
 _COLUMNS = ["key", "shard", "image_offset", "image_size", "extension", "caption"]
 
@@ -25,13 +30,14 @@ class Pairs:
 
     Attributes:
         folder: The raw data set.
-        shards: Shard paths relative to ``folder``.
+        shards: Shards as the index names them: paths relative to ``folder``, or URLs ``s3://BUCKET/KEY``.
         shard: Number of each pair's shard, [n].
         offset: Byte offset of each image in its shard, [n].
         size: Bytes of each image, [n].
         keys: Sample keys, [n].
         captions: Captions, [n].
         is_jpeg: Whether the image is a JPEG, [n].
+        cache: Local copies of the shards that are URLs; None when all are local.
     """
 
     folder: Path
@@ -42,9 +48,42 @@ class Pairs:
     keys: pa.StringArray
     captions: pa.StringArray
     is_jpeg: NDArray[np.bool_]
+    cache: ShardCache | None = None
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    @property
+    def stored(self) -> bool:
+        """Whether some shard lies in an object store, so that reading needs a cache."""
+        return any(is_url(shard) for shard in self.shards)
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Pairs of each shard, [len(shards)].
+
+        Raises:
+            DataError: The pairs of some shard do not stand together.
+        """
+        if np.any(np.diff(self.shard) < 0):
+            raise DataError(message(f"the index of {self.folder} is not in shard order", fix="make it anew"))
+        return np.bincount(self.shard, minlength=len(self.shards))
+
+    @property
+    def shard_bytes(self) -> NDArray[np.int64]:
+        """End of the last image in each shard: what the file has at least, and nearly what it has, [len(shards)]."""
+        ends = np.zeros(len(self.shards), dtype=np.int64)
+        np.maximum.at(ends, self.shard, self.offset + self.size)
+        return ends
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Start to download coming shards in the background; does nothing for local ones.
+
+        Args:
+            shards: Their numbers, in order of use.
+        """
+        if self.cache is not None:
+            self.cache.prefetch([self.shards[shard] for shard in shards if is_url(self.shards[shard])])
 
 
 def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
@@ -90,30 +129,61 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
     )
 
 
-def decode(data: bytes, is_jpeg: bool) -> NDArray[np.uint8]:
-    """Decode an image file to RGB.
+def check_cache(pairs: Pairs, window: int) -> None:
+    """Refuse a cache in which shards would be downloaded again and again within an epoch.
 
     Args:
-        data: The file.
-        is_jpeg: Whether libjpeg-turbo may take it; colour models it does not take go through Pillow.
+        pairs: The training pairs, with their cache if they have one.
+        window: Shards that are shuffled together; 0 for all.
 
-    Returns:
-        Pixels, [height, width, 3].
+    Raises:
+        ConfigError: With the numbers.
     """
-    if is_jpeg:
-        try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError:
-            pass  # CMYK and damaged tails: Pillow decides
-    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    if pairs.cache is None:
+        return
+    taken = np.sort(pairs.shard_bytes[[is_url(shard) for shard in pairs.shards]])
+    needed = int(taken[-2 * window :].sum())  # the window in use and the one after it; all shards when window is 0
+    if needed > pairs.cache.limit_bytes:
+        what = f"two windows of {window} shards" if window else "the shards, shuffled all together,"
+        change = "lower recipes.*.shuffle_window" if window else "set recipes.*.shuffle_window to a few shards"
+        raise ConfigError(
+            message(
+                f"{what} do not fit the cache of {CACHE_SETTING}",
+                round(pairs.cache.limit_bytes / GIB, 2),
+                f"{needed / GIB:.2f} GiB",
+                f"raise it, or {change}",
+            )
+        )
 
 
 class PairReader:
-    """Reads images by offset; keeps each shard's file open, one reader per process."""
+    """Reads images by offset; one reader per process."""
 
     def __init__(self, pairs: Pairs) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            pairs: What to read, with a cache if shards are URLs.
+
+        Raises:
+            ConfigError: A shard is a URL, and there is no cache.
+        """
         self._pairs = pairs
-        self._files: dict[int, int] = {}
+        at_least = pairs.shard_bytes.tolist() if pairs.stored else []
+        self._files = ShardFiles(pairs.folder, pairs.shards, at_least, pairs.cache)
+
+    def read(self, position: int) -> bytes:
+        """Read the image file of one pair.
+
+        Args:
+            position: Place in ``pairs``.
+
+        Raises:
+            DataError: The shard is missing or too short.
+            StoreError: The store of a shard that is a URL fails.
+        """
+        pairs = self._pairs
+        return self._files.read(int(pairs.shard[position]), int(pairs.offset[position]), int(pairs.size[position]))
 
     def image(self, position: int) -> NDArray[np.uint8]:
         """Read and decode the image of one pair.
@@ -125,20 +195,42 @@ class PairReader:
             Pixels, [height, width, 3].
 
         Raises:
-            DataError: The bytes there are no image; the shard has changed since validation.
+            DataError: The bytes there are no image; the shard has changed since validation, or is missing.
+            StoreError: The store of a shard that is a URL fails.
         """
+        with self._explained(position):
+            return decode(self.read(position))
+
+    def view(self, position: int, draws: SampleDraws, views: ViewsConfig, size: int) -> NDArray[np.uint8]:
+        """Read one pair's image and cut one random view out of it.
+
+        Args:
+            position: Place in ``pairs``.
+            draws: The sample's draws.
+            views: The ranges of the crop.
+            size: Side of the square view.
+
+        Returns:
+            The view, [size, size, 3].
+
+        Raises:
+            DataError: As :meth:`image`.
+            StoreError: As :meth:`image`.
+        """
+        with self._explained(position):
+            return decode_view(self.read(position), draws, views, size)
+
+    @contextmanager
+    def _explained(self, position: int) -> Generator[None]:
+        """Say which sample a fault of the decoder is about."""
         pairs = self._pairs
-        number = int(pairs.shard[position])
-        path = pairs.folder / pairs.shards[number]
-        if number not in self._files:
-            self._files[number] = os.open(path, os.O_RDONLY)
-        data = os.pread(self._files[number], int(pairs.size[position]), int(pairs.offset[position]))
         try:
-            return decode(data, bool(pairs.is_jpeg[position]))
-        except (OSError, ValueError) as error:
+            yield
+        except PictureError as error:
+            shard = self._files.name(int(pairs.shard[position]))
             raise DataError(
                 message(
-                    f"sample {pairs.keys[position]} in {path} cannot be decoded ({error})",
+                    f"sample {pairs.keys[position]} in {shard} cannot be decoded ({error})",
                     fix='the shard has changed since validation: rerun "dvc repro"',
                 )
             ) from error

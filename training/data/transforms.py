@@ -2,13 +2,52 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch.nn.functional import interpolate
 
 from training.config import ViewsConfig
+
+_BLOCK = struct.Struct("<8Q")
+_UNIT = 2.0**-53
+_SEED_BLOCK = b"seed"
+
+
+class SampleDraws:
+    """The random numbers of one sample in one epoch: hashes of (seed, epoch, key) and a counter.
+
+    A generator object costs 46 us to make, which is 5 % of a sample; a hash costs 1 us and gives eight numbers.
+    """
+
+    def __init__(self, seed: int, epoch: int, key: str) -> None:
+        self._start = hashlib.blake2b(f"{seed}/{epoch}/{key}/".encode())
+        self._blocks = 0
+        self._ready: list[float] = []
+
+    def uniform(self, count: int) -> list[float]:
+        """Draw the next numbers, evenly spread over [0, 1).
+
+        Args:
+            count: How many; drawing them in one call or in several gives the same ones.
+        """
+        while len(self._ready) < count:
+            block = self._start.copy()
+            block.update(str(self._blocks).encode())
+            self._blocks += 1
+            self._ready += [(number >> 11) * _UNIT for number in _BLOCK.unpack(block.digest())]
+        drawn, self._ready = self._ready[:count], self._ready[count:]
+        return drawn
+
+    @property
+    def seed(self) -> int:
+        """A number in [0, 2**63), the same however much has been drawn, to seed what draws elsewhere."""
+        block = self._start.copy()
+        block.update(_SEED_BLOCK)
+        return int.from_bytes(block.digest()[:8], "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,56 +57,59 @@ class CropDraw:
     Attributes:
         left: Left edge of the crop in source pixels.
         top: Top edge in source pixels.
-        width: Width in source pixels.
-        height: Height in source pixels.
+        width: Width in source pixels, at least 1.
+        height: Height in source pixels, at least 1.
         flip: Whether the view is mirrored.
     """
 
-    left: float
-    top: float
-    width: float
-    height: float
+    left: int
+    top: int
+    width: int
+    height: int
     flip: bool
 
+    def reduced(self, factor: int) -> "CropDraw":
+        """Return the same crop of the source shrunk by a whole factor, its edges rounded to whole pixels."""
+        if factor == 1:
+            return self
+        left, top = round(self.left / factor), round(self.top / factor)
+        width = max(round((self.left + self.width) / factor) - left, 1)
+        height = max(round((self.top + self.height) / factor) - top, 1)
+        return replace(self, left=left, top=top, width=width, height=height)
 
-def sample_generator(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """Return the generator that makes every random draw for one sample in one epoch."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
-
-def draw_crop(views: ViewsConfig, width: int, height: int, random: np.random.Generator) -> CropDraw:
+def draw_crop(views: ViewsConfig, width: int, height: int, draws: SampleDraws) -> CropDraw:
     """Draw a crop with area and aspect from the config's ranges, shrunk where it would leave the image.
 
     Args:
         views: The ranges.
         width: Source width in pixels.
         height: Source height in pixels.
-        random: The sample's generator; four numbers are taken.
+        draws: The sample's draws; five numbers are taken.
 
     Returns:
         The crop, inside the source.
     """
-    area_draw, aspect_draw, x_draw, y_draw, flip_draw = random.random(5)
-    low, high = views.crop_area
-    area = width * height * (low + (high - low) * area_draw)
-    low, high = (math.log(value) for value in views.crop_aspect)
-    aspect = math.exp(low + (high - low) * aspect_draw)
-    crop_width = min(math.sqrt(area * aspect), width)
-    crop_height = min(math.sqrt(area / aspect), height)
-    if views.crop_area == (1.0, 1.0):
-        crop_width, crop_height = width, height
+    area_draw, aspect_draw, x_draw, y_draw, flip_draw = draws.uniform(5)
+    crop_width, crop_height = width, height
+    if views.crop_area != (1.0, 1.0):
+        low, high = views.crop_area
+        area = width * height * (low + (high - low) * area_draw)
+        low, high = (math.log(value) for value in views.crop_aspect)
+        aspect = math.exp(low + (high - low) * aspect_draw)
+        crop_width = min(max(round(math.sqrt(area * aspect)), 1), width)
+        crop_height = min(max(round(math.sqrt(area / aspect)), 1), height)
     return CropDraw(
-        left=x_draw * (width - crop_width),
-        top=y_draw * (height - crop_height),
+        left=int(x_draw * (width - crop_width + 1)),
+        top=int(y_draw * (height - crop_height + 1)),
         width=crop_width,
         height=crop_height,
-        flip=bool(flip_draw < views.flip),
+        flip=flip_draw < views.flip,
     )
 
 
 def apply_crop(pixels: NDArray[np.uint8], crop: CropDraw, size: int) -> NDArray[np.uint8]:
-    """Cut and resize (bicubic) one view.
+    """Cut and resize (bicubic, antialiased) one view.
 
     Args:
         pixels: Source image, [height, width, 3].
@@ -75,8 +117,13 @@ def apply_crop(pixels: NDArray[np.uint8], crop: CropDraw, size: int) -> NDArray[
         size: Side of the square result.
 
     Returns:
-        The view, [size, size, 3].
+        The view, [size, size, 3]; of a crop of that very size the pixels themselves.
     """
-    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
-    view = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=box))
-    return view[:, ::-1] if crop.flip else view
+    view = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    # torch's vectorised kernel wants the channels last in memory, which it sees in a batch only
+    batch = torch.from_numpy(np.require(view, requirements=("C", "W")))[None].permute(0, 3, 1, 2)  # [1, 3, h, w]
+    if view.shape[:2] != (size, size):
+        batch = interpolate(batch, (size, size), mode="bicubic", antialias=True)
+    if crop.flip:
+        batch = batch.flip(3)  # numpy copies a mirrored view at a fifth of the speed
+    return batch[0].permute(1, 2, 0).numpy()

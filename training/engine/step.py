@@ -137,7 +137,7 @@ class Stepper:
         output = self._backward(batch, step, clock)
         with clock.phase("optimizer"):
             norm = clip_gradients(self.method, optim.gradient_clip)
-            values = self._means(output, norm, stop)  # waits for the device
+            values = self._means(output, batch, norm, stop)  # waits for the device
             clock.collect()
             asked = values.pop(_STOP) > 0
             self._refuse_non_finite(values, step)
@@ -148,9 +148,10 @@ class Stepper:
                 self.average.update(step)
         return StepResult({**values, "lr": lr}, asked)
 
-    def _means(self, output: StepOutput, norm: torch.Tensor, stop: bool) -> dict[str, float]:
+    def _means(self, output: StepOutput, batch: Batch, norm: torch.Tensor, stop: bool) -> dict[str, float]:
         """Average the step's scalars over ranks in one message."""
-        scalars = {"loss": total_loss(output), **output.losses, **output.logs}
+        cut = batch["text_cut"].float().mean()
+        scalars = {"loss": total_loss(output), **output.losses, **output.logs, "text_cut_share": cut}
         stacked = torch.stack(
             [*(value.detach().float() for value in scalars.values()), norm.new_tensor(stop, dtype=torch.float32)]
         )

@@ -17,8 +17,11 @@ from assets.errors import ConfigError
 from assets.section import parse, unknown
 from training.config import CustomTowers, NamedTowers, RecipeConfig
 from training.data.loader import Tokenize
+from training.data.tokens import CaptionTokenizer
 from training.methods import METHODS
 from training.methods.base import Method, MethodConfig
+from training.models.image_pass import num_patches
+from training.models.token_select import NoMasking
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -66,13 +69,20 @@ def build_tokenizer(config: dict[str, Any]) -> Tokenize:
         config: See :func:`model_config`.
 
     Returns:
-        A function from captions to token ids, int64 [B, T]; longer captions are cut at T with the end token kept.
+        A function from captions to token ids and whether each caption was cut at the context, its end token kept.
     """
     text = config["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
-    if "hf_tokenizer_name" in text:
-        return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
-    return SimpleTokenizer(context_length=length)
+    if "hf_tokenizer_name" not in text:
+        return CaptionTokenizer(length).encode
+    tokenizer = open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
+
+    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
+        ids = tokenizer(captions)
+        # a caption that fits leaves padding behind it, or ends exactly there, which is too rare to matter for a count
+        return ids, ids[:, -1] != (tokenizer.tokenizer.pad_token_id or 0)
+
+    return encode
 
 
 def image_size(config: dict[str, Any]) -> int:
@@ -104,11 +114,17 @@ def build_method(recipe: RecipeConfig, seed: int) -> tuple[Method, dict[str, Any
 
     Returns:
         The method and its model's open_clip config.
+
+    Raises:
+        ConfigError: The method or the masking does not go with the towers.
     """
     method_class, method_config = resolve_method(recipe)
     config = model_config(recipe.towers) | method_class.model_options(method_config)
     torch.manual_seed(seed)
-    return method_class(method_config, build_model(config), recipe.masking), config
+    method = method_class(method_config, build_model(config), recipe.masking)
+    if not isinstance(recipe.masking, NoMasking):
+        num_patches(method.model.visual)  # refuses towers that cannot drop tokens
+    return method, config
 
 
 def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:

@@ -23,8 +23,8 @@ class ImagePass(NamedTuple):
         pooled: What the projection got, [B, W]; the same as ``image_features`` for towers that are not a ViT, whose
             projection is part of their pooling.
         image_token_features: The tower's last patch tokens, [B, K, W] in the order of ``keep`` or of the image; after
-            the final norm unless the tower applies it to the pooled token only, and empty, [B, 0, W], for towers that
-            are not a ViT.
+            the final norm unless the tower applies it to the pooled token only. A ViT with attention pooling gives
+            the pooler's tokens instead, and a tower that is not a ViT none, [B, 0, D].
     """
 
     image_features: Tensor
@@ -54,10 +54,9 @@ def num_patches(visual: nn.Module) -> int:
     if not isinstance(tower.patch_dropout, nn.Identity):
         raise ConfigError(
             message(
-                "this image tower drops patches twice",
-                f"patch_dropout {tower.patch_dropout.prob} in the architecture beside a choice of patches",
-                "one of them",
-                'set masking to {"kind": "none"} or choose a tower without patch_dropout',
+                f"this image tower drops patches by itself (patch_dropout {tower.patch_dropout.prob})"
+                " and cannot be told which ones to keep",
+                fix='set masking to {"kind": "none"} or choose a tower without patch_dropout',
             )
         )
     rows, columns = tower.grid_size

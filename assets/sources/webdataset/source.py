@@ -1,7 +1,8 @@
 """The webdataset source: pairs and labelled pictures in tar files that img2dataset, clip_benchmark or we have written.
 
-Splits are listed once, by the headers of their tars. Index i of a split is its i-th sample that has what the split's
-role needs, in the order of the shards; contents are read only when the sample is asked for.
+Splits are listed once, by the headers of their tars. Index i of a split is its i-th sample, in the order of the shards;
+contents are read only when the sample is asked for. A pair that lacks its picture or its caption is handed out with an
+empty one, so that validation rejects it by name; only what has neither, or cannot serve for zero-shot, is left out.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -33,7 +34,8 @@ _NEEDS: Mapping[Role, tuple[tuple[str, ...], str]] = {
     "retrieval": (("txt",), "no caption (txt)"),
     "zero_shot": (("cls", "json"), "no label (cls)"),
 }
-_UNFIT = re.compile(r"[./\x00-\x1f\x7f\ud800-\udfff]+")
+_NEITHER = "neither picture nor caption (txt)"
+_UNFIT = re.compile(r"[./\s\x00-\x1f\x7f\ud800-\udfff]+")
 _KEY_BYTES = 64
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,7 +47,8 @@ class Listing:
     Attributes:
         shards: The tars.
         ends: Samples in the tars up to and with each.
-        left_out: Reason -> number of samples without what the role needs.
+        left_out: Reason -> number of samples that are not handed out.
+        incomplete: Reason -> number of pairs handed out with an empty picture or caption.
         prefixed: Whether keys get split and shard number in front, because some would not be unique.
         digest: Names the keys, places and sizes of all members.
     """
@@ -53,8 +56,17 @@ class Listing:
     shards: tuple[Path, ...]
     ends: tuple[int, ...]
     left_out: Mapping[str, int]
+    incomplete: Mapping[str, int]
     prefixed: bool
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """The counters of a listing under way; see :class:`Listing`."""
+
+    left_out: Counter[str] = field(default_factory=Counter[str])
+    incomplete: Counter[str] = field(default_factory=Counter[str])
 
 
 class _Unreadable(Exception):
@@ -98,6 +110,7 @@ class WebDataset(Source):
         faults = list(self._config.faults)
         for name, listing in self._listings.items():
             faults += [f"{count:,} samples of {name} left out: {why}." for why, count in listing.left_out.items()]
+            faults += [f"{count:,} samples of {name} incomplete: {why}." for why, count in listing.incomplete.items()]
             if listing.prefixed:
                 faults.append(f"Keys of {name} begin with split and shard number, because they repeat in the tars.")
         if self._class_names:
@@ -169,53 +182,59 @@ class WebDataset(Source):
         said = time.monotonic()
         counts: list[int] = []
         hashes: list[np.ndarray] = []
-        left_out: Counter[str] = Counter()
+        tally = _Tally()
         digest = hashlib.blake2b(digest_size=8)
         for number, shard in enumerate(shards):
-            usable = self._usable(shard, role, left_out)
+            usable = self._usable(shard, role, tally)
             counts.append(len(usable))
             hashes.append(_hashes([tidy(key) for key, _ in usable]))
             digest.update(json.dumps(usable).encode())
             if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 log.info("listing %s: %d of %d tars, %d samples", split, number + 1, len(shards), sum(counts))
-        if not sum(counts):
+        samples, faulty = sum(counts), tally.left_out + tally.incomplete
+        if samples == tally.incomplete.total():
             raise DataError(
                 message(
                     f"the {len(shards)} tars of split {split} hold no usable sample",
-                    ", ".join(f"{count} with {why}" for why, count in left_out.items()) or "no files",
+                    ", ".join(f"{count} with {why}" for why, count in faulty.items()) or "no files",
                     f"pictures with {' or '.join(_NEEDS[role][0])}",
                     "correct splits.*.shards or splits.*.role",
                 )
             )
-        for why, count in left_out.items():
-            log.warning("%s: %d of %d samples left out, %s", split, count, sum(counts) + left_out.total(), why)
+        for fate, reasons in (("left out", tally.left_out), ("incomplete", tally.incomplete)):
+            for why, count in reasons.items():
+                log.warning("%s: %d of %d samples %s, %s", split, count, samples + tally.left_out.total(), fate, why)
         keys = np.concatenate(hashes)
         prefixed = len(np.unique(keys)) < len(keys) or bool(np.isin(keys, taken).any())
         ends = tuple(accumulate(counts))
-        return Listing(tuple(shards), ends, dict(left_out), prefixed, digest.hexdigest()), keys
+        facts = dict(tally.left_out), dict(tally.incomplete)
+        return Listing(tuple(shards), ends, *facts, prefixed, digest.hexdigest()), keys
 
-    def _usable(
-        self, shard: Path, role: Role, left_out: Counter[str] | None = None
-    ) -> list[tuple[str, dict[str, Place]]]:
-        """Return the samples of a tar that have what the role needs; the last tar's are kept at hand."""
-        if left_out is None and self._opened is not None and self._opened[0] == shard:
+    def _usable(self, shard: Path, role: Role, tally: _Tally | None = None) -> list[tuple[str, dict[str, Place]]]:
+        """Return the samples of a tar that are handed out; the last tar's are kept at hand."""
+        if tally is None and self._opened is not None and self._opened[0] == shard:
             return self._opened[1]
-        left_out = Counter() if left_out is None else left_out
+        tally = tally or _Tally()
         needed, lack = _NEEDS[role]
         usable: list[tuple[str, dict[str, Place]]] = []
         for key, members in list_samples(shard).items():
-            if not any(extension in members for extension in IMAGE_EXTENSIONS):
-                left_out[_NO_IMAGE] += 1
-            elif not any(suffix in members for suffix in needed):
-                left_out[lack] += 1
-            else:
+            pictured = any(extension in members for extension in IMAGE_EXTENSIONS)
+            worded = any(suffix in members for suffix in needed)
+            if pictured and worded:
                 usable.append((key, members))
+            elif role == "zero_shot":
+                tally.left_out[lack if pictured else _NO_IMAGE] += 1
+            elif pictured or worded:
+                tally.incomplete[lack if pictured else _NO_IMAGE] += 1
+                usable.append((key, members))
+            else:
+                tally.left_out[_NEITHER] += 1
         self._opened = (shard, usable)
         return usable
 
     def _sample(self, stream: IO[bytes], key: str, members: dict[str, Place], role: Role) -> Sample:
-        extension = next(name for name in IMAGE_EXTENSIONS if name in members)
+        extension = next((name for name in IMAGE_EXTENSIONS if name in members), None)
         metadata = _metadata(stream, members)
         caption = _text(stream, members["txt"], "txt") if "txt" in members else ""
         if role == "zero_shot":
@@ -226,8 +245,8 @@ class WebDataset(Source):
         if not isinstance(metadata.get("captions"), dict):
             metadata["captions"] = {self._config.languages[0]: caption}
         concepts = self._class_names.mentioned(caption) if self._class_names and role == "train" else ()
-        image = _read(stream, members[extension])
-        return Sample(key, image, "jpg" if extension == "jpeg" else extension, caption, metadata, concepts)
+        image = b"" if extension is None else _read(stream, members[extension])
+        return Sample(key, image, "jpg" if extension in ("jpeg", None) else extension, caption, metadata, concepts)
 
     def _label(self, stream: IO[bytes], members: dict[str, Place], metadata: dict[str, Any]) -> int:
         assert self._class_names is not None

@@ -1,19 +1,19 @@
 import pytest
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 
 from assets.errors import DataError
 from training.config import ViewsConfig
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
+from training.data.tokens import CaptionTokenizer
 
 CPU = torch.device("cpu")
 
 
 def dataset(toy_data, rank=0, world_size=1):
     pairs = load_pairs(*toy_data)
-    plan = ViewPlan(ViewsConfig(crop_area=(0.5, 1.0)), SimpleTokenizer(context_length=16), 32, 0)
+    plan = ViewPlan(ViewsConfig(crop_area=(0.5, 1.0)), CaptionTokenizer(16).encode, 32, 0)
     return StepDataset(pairs, SampleOrder(len(pairs), 16, 0), plan, rank, world_size)
 
 
@@ -48,7 +48,7 @@ def test_two_ranks_see_the_halves_of_the_global_batch(toy_data):
 
 def test_pictures_and_captions_belong_together(toy_data):
     batch = dataset(toy_data)[0]
-    tokenizer = SimpleTokenizer(context_length=16)
+    tokenizer = CaptionTokenizer(16)
     pairs = load_pairs(*toy_data)
     captions = [pairs.captions[i].as_py() for i in batch["sample_id"].tolist()]
     assert torch.equal(batch["text"], tokenizer(captions))

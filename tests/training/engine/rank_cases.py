@@ -28,7 +28,7 @@ def global_batch(step: int) -> dict[str, torch.Tensor]:
     text[:, 1:3] = torch.randint(300, 40000, (BATCH, 2), generator=random)
     image = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=random).to(torch.uint8)
     sample = torch.arange(BATCH)
-    return {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step}
+    return {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step, "text_cut": sample < 1}
 
 
 def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints: Path) -> dict[str, list[float]]:

@@ -189,7 +189,7 @@ def test_other_towers_run_whole_and_refuse_a_choice(keep):
 
 
 def test_a_tower_with_its_own_dropout_refuses_a_second_one(keep):
-    with pytest.raises(ConfigError, match=r"twice, got patch_dropout 0\.5"):
+    with pytest.raises(ConfigError, match=r"by itself \(patch_dropout 0\.5.*masking"):
         encode_image(build({"patch_dropout": 0.5}), pictures(), keep)
 
 
