@@ -16,6 +16,8 @@ class MachineConfig(Section):
 
     workers: int = Field(ge=0, le=256)
     """Processes that make or load data beside the main one; 0 works in the main process."""
+    processes: int = Field(default=0, ge=0, le=1024)
+    """Training processes of the stage on this machine; 0 takes one per GPU, or one without a GPU."""
     threads: int = Field(ge=0, le=1024)
     """Threads of PyTorch's CPU kernels; 0 leaves its default, the number of cores."""
     device: Literal["auto", "cpu", "cuda"]
@@ -30,6 +32,8 @@ class MachineConfig(Section):
     """Spread the towers' blocks and their optimiser state over the processes (FSDP2) instead of copying them."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile the towers with torch.compile; auto does on a GPU, where it pays for the minute it takes."""
+    shard_cache: str = "work/shards"
+    """Folder of the local copies of shards streamed from an object store; several machines should not share it."""
     shard_cache_gib: float = Field(default=64.0, gt=0)
     """Disk that shards streamed from an object store may take."""
 

@@ -38,17 +38,21 @@ class Stage:
     Attributes:
         name: The stage address as DVC spells it, e.g. ``"pretrain@clip-s0"``.
         log: The logger to write to.
+        quiet: Whether this process leaves it to another one of the stage to tell how things go.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, quiet: bool = False) -> None:
         self.name = name
+        self.quiet = quiet
         self.log = setup_logging()
+        if quiet:
+            self.log.setLevel(logging.WARNING)
         self._pipes: PipesContext | None = None
         self._last_message = 0.0
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
-        if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
+        if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and not self.quiet:
             self._pipes = open_dagster_pipes()
         self._started = time.monotonic()
         self.log.info("%s started", self.name)
@@ -97,7 +101,7 @@ class Progress:
         self._initial = self._done = initial
         self._begin = self._last_line = time.monotonic()
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not stage.quiet:
             self._bar = tqdm(total=total, initial=initial, unit=unit, desc=f"{stage.name} {what}", dynamic_ncols=True)
 
     def __enter__(self) -> Self:

@@ -26,7 +26,6 @@ from assets.section import parse
 from assets.shard_download import CACHE_SETTING, download, full_disk, split_url
 from assets.store import STORE_FOLDER, Store, StoreConfig, open_store
 
-CACHE_FOLDER = Path("work") / "shards"
 _LOCKS, _ROOM = ".locks", "room"
 _PARTIAL = ".partial"
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -274,7 +273,7 @@ def evicted(descriptor: int) -> bool:
 
 
 def load_shard_cache(params: Path, credentials_folder: Path = STORE_FOLDER) -> ShardCache:
-    """Return the cache that params.yaml describes (``machine.shard_cache_gib``, ``store``); nothing is sent yet.
+    """Return the cache that params.yaml describes (``machine.shard_cache*``, ``store``); nothing is sent yet.
 
     Args:
         params: The params.yaml to read.
@@ -283,6 +282,6 @@ def load_shard_cache(params: Path, credentials_folder: Path = STORE_FOLDER) -> S
     Raises:
         ConfigError: A wrong value in the sections ``machine`` and ``store``.
     """
-    limit = int(load_machine(params).shard_cache_gib * GIB)
+    machine = load_machine(params)
     store = parse(StoreConfig, read_sections(params)["store"], f"{params}: store")
-    return ShardCache(CACHE_FOLDER, limit, store, credentials_folder)
+    return ShardCache(Path(machine.shard_cache), int(machine.shard_cache_gib * GIB), store, credentials_folder)

@@ -19,11 +19,11 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import open_clip
+import open_clip_train.data as their_data
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 import torch
-from open_clip_train.data import get_wds_dataset
 from open_clip_train.train import train_one_epoch
 from record import record
 
@@ -39,12 +39,12 @@ from training.config import (
     OptimConfig,
     RecipeConfig,
     TextTransformer,
-    ViewsConfig,
     VisionTransformer,
 )
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
+from training.data.views import ViewsConfig
 from training.engine.clock import TrainClock
 from training.engine.distributed import World
 from training.engine.step import Stepper
@@ -137,7 +137,10 @@ def bench_loader(raw: Path, valid: Path) -> dict[str, object]:
         workers=0,
         world_size=1,
     )
-    theirs = get_wds_dataset(arguments, preprocess, True, tokenizer=open_clip.get_tokenizer("RN50"))
+    # open_clip_train 3.3 stumbles over the entry without a file that webdataset 1.0 puts at the end of each tar
+    expand = their_data.tar_file_expander
+    their_data.tar_file_expander = lambda *args, **kwargs: (it for it in expand(*args, **kwargs) if "fname" in it)
+    theirs = their_data.get_wds_dataset(arguments, preprocess, True, tokenizer=open_clip.get_tokenizer("RN50"))
     # its shuffle buffer fills before the first sample comes out, which is not what is measured here
     their_batches = endless(lambda: iter(theirs.dataloader))
     our_batches = batches(dataset, 0, 10**6, 0, CPU)

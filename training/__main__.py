@@ -1,6 +1,7 @@
 """``python -m training pretrain --name RUN``: the training stages without DVC or Dagster."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain",
         help="train one run of params.yaml and export it",
         description="Trains runs.NAME, resumes where an earlier attempt stopped, and publishes the model. "
-        'For several processes start it under torchrun: "torchrun --nproc-per-node 2 -m training pretrain ...".',
+        "machine.processes says how many processes it starts (one per GPU by default); for several machines start it "
+        'under torchrun: "torchrun --nnodes 2 ... -m training pretrain --name NAME" (docs/distributed.md).',
     )
     stage.add_argument("--name", required=True, help="key in the section runs")
     stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
@@ -30,6 +32,11 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from training.config import load_run
 
     dataset = load_run(arguments.params, arguments.name).dataset
+    from assets.config import load_machine
+    from training.engine.distributed import processes_wanted
+
+    if (processes := processes_wanted(load_machine(arguments.params))) > 1:
+        _become_torchrun(processes)
     from training.pretrain import Paths, pretrain
 
     paths = Paths(
@@ -40,6 +47,12 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         profile=arguments.profile,
     )
     pretrain(arguments.name, arguments.params, paths)
+
+
+def _become_torchrun(processes: int) -> None:
+    """Replace this process by torchrun with the same command, so that signals reach it and not a parent of it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "training", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage ``pretrain``: one run of params.yaml from validated pairs to an exported model."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ from assets.config import MachineConfig, load_machine
 from assets.errors import ConfigError, message
 from assets.manifest import read_manifest, value_digest, version_of
 from assets.progress import Stage
+from assets.shard_cache import load_shard_cache
 from training.config import RecipeConfig, RunConfig, check_batch, load_recipe, load_run
 from training.data.holdout import hold_out, whole_images
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
-from training.data.pairs import Pairs, load_pairs
-from training.engine.distributed import World, world
-from training.engine.flops import flops_per_sample
+from training.data.pairs import Pairs, check_cache, load_pairs
+from training.engine.distributed import World, rank, world
 from training.engine.loop import Fit, Trainer
 from training.engine.metrics import LIVE
 from training.engine.optim import count_parameters
@@ -99,8 +99,12 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
         code=code_digest("training.pretrain", METHODS[recipe.method["kind"]].partition(":")[0]),
         inputs={"raw": version_of(paths.raw), "valid": version_of(paths.valid)},
     )
-    with Stage(f"pretrain@{name}") as stage, world(machine) as here:
-        _train_and_publish(plan, paths, machine, stage, here)
+    with Stage(f"pretrain@{name}", quiet=rank() > 0) as stage, world(machine) as here:
+        pairs = load_pairs(paths.raw, paths.valid)
+        if pairs.stored:
+            pairs = replace(pairs, cache=load_shard_cache(params))
+        check_cache(pairs, recipe.shuffle_window)
+        _train_and_publish(plan, pairs, paths, machine, stage, here)
 
 
 def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
@@ -116,9 +120,11 @@ def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
     return hold_out(pairs, recipe.holdout.pairs)
 
 
-def _train_and_publish(plan: Plan, paths: Paths, machine: MachineConfig, stage: Stage, here: World) -> None:
+def _train_and_publish(
+    plan: Plan, all_pairs: Pairs, paths: Paths, machine: MachineConfig, stage: Stage, here: World
+) -> None:
     recipe, seed, budget = plan.recipe, plan.run.seed, plan.recipe.budget
-    pairs, held_out = _split(load_pairs(paths.raw, paths.valid), recipe)
+    pairs, held_out = _split(all_pairs, recipe)
     check_batch(budget, len(pairs), here.size)
     method, config = build_method(recipe, seed)
     millions = count_parameters(method) / 1e6
@@ -131,8 +137,7 @@ def _train_and_publish(plan: Plan, paths: Paths, machine: MachineConfig, stage: 
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)
-    flops = flops_per_sample(method, dataset[0]) if here.is_main else 0.0
-    fit = Fit(recipe, machine, seed, plan.work, flops, paths.profile)
+    fit = Fit(recipe, machine, seed, plan.work, paths.profile)
     trainer = Trainer(method, fit, here, whole_images(held_out, views) if held_out else [])
     fitted = trainer.run(lambda first: batches(dataset, first, budget.steps, machine.workers, here.device), stage)
     tensors = trainer.exported_tensors()
@@ -144,7 +149,6 @@ def _train_and_publish(plan: Plan, paths: Paths, machine: MachineConfig, stage: 
             inputs=plan.inputs,
             code=plan.code,
             num_pairs=len(pairs),
-            flops=flops,
             trainable_params=count_parameters(method, trainable=True),
             inference_params=count_parameters(method.model),
             fitted=fitted,

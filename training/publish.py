@@ -30,7 +30,6 @@ class FinishedRun:
         inputs: Versions of the input folders.
         code: Digest of the code.
         num_pairs: Training pairs, held-out ones excluded.
-        flops: Operations of a step per sample.
         trainable_params: Scalars that got gradients.
         inference_params: Scalars of the exported model.
         fitted: How training went.
@@ -43,7 +42,6 @@ class FinishedRun:
     inputs: dict[str, str]
     code: str
     num_pairs: int
-    flops: float
     trainable_params: int
     inference_params: int
     fitted: Fitted
@@ -120,7 +118,7 @@ def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
         **seconds,
         "total_seconds": seconds["train_seconds"] + idle_seconds,
         "samples_seen": samples,
-        "flops": run.flops * samples,
+        "flops": run.fitted.flops * samples,
         "trainable_params": run.trainable_params,
         "inference_params": run.inference_params,
         "samples_per_second": samples / seconds["train_seconds"],

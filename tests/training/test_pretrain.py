@@ -190,3 +190,11 @@ def test_an_unfinished_input_is_refused(toy_data, params, here):
     (here / "empty").mkdir()
     with pytest.raises(DataError, match="has no manifest"):
         pretrain("toy-s0", params(), Paths(here / "empty", toy_data[1], here / "model", here / "log"))
+
+
+@pytest.mark.slow
+def test_the_stage_starts_its_own_processes(toy_data, params, here):
+    file = params(**{"machine.processes": 2})
+    done = subprocess.run(command(file, toy_data, here), cwd=here, capture_output=True, text=True, check=True)
+    assert done.stderr.count("pretrain@toy-s0 started") == 1  # the second process leaves the telling to the first
+    assert json.loads((here / "log" / "summary.json").read_text())["processes"] == 2

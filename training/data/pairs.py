@@ -16,10 +16,10 @@ from assets.index import read_index
 from assets.picture import PictureError
 from assets.shard_cache import GIB, ShardCache
 from assets.shard_download import CACHE_SETTING, is_url
-from training.config import ViewsConfig
 from training.data.decode import decode, decode_view
 from training.data.shard_files import ShardFiles
 from training.data.transforms import SampleDraws
+from training.data.views import ViewsConfig
 
 _COLUMNS = ["key", "shard", "image_offset", "image_size", "extension", "caption"]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from training.config import ViewsConfig
+from training.data.views import ViewsConfig
 
 _BLOCK = struct.Struct("<8Q")
 _UNIT = 2.0**-53

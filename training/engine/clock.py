@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer", "checkpoint", "holdout")
+PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer", "checkpoint", "holdout", "log")
 """Parts of the wall-clock time that are told apart; what is left is the loop's own."""
 
 

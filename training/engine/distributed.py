@@ -79,6 +79,23 @@ def share_batch_norm(module: nn.Module, world: World) -> None:
     nn.SyncBatchNorm.convert_sync_batchnorm(module)  # replaces the layers inside
 
 
+def rank() -> int:
+    """Return the number of this process among those that torchrun started, 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes_wanted(machine: MachineConfig) -> int:
+    """Return how many processes the stage should have on this machine; 1 where torchrun has been used already.
+
+    Args:
+        machine: Section ``machine``.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return 1
+    automatic = torch.cuda.device_count() if pick_device(machine).type == "cuda" else 1
+    return machine.processes or max(automatic, 1)
+
+
 @contextmanager
 def world(machine: MachineConfig) -> Generator[World]:
     """Join the processes that torchrun started, or stand alone; leave again at the end.
@@ -88,18 +105,30 @@ def world(machine: MachineConfig) -> Generator[World]:
 
     Yields:
         This process's place.
+
+    Raises:
+        ConfigError: A GPU is demanded and there is none; or torchrun's restarts would not work.
     """
     if machine.threads:
         torch.set_num_threads(machine.threads)
     size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's own variables
-    rank = int(os.environ.get("RANK", "0"))
+    if (
+        os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    ):
+        raise ConfigError(
+            message(
+                "torchrun may restart workers, and those would read the addresses of dead ones (pytorch issue 135712)",
+                fix="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun",
+            )
+        )
     device = pick_device(machine, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(rank, size, device)
+        yield World(rank(), size, device)
     finally:
         if size > 1:
             dist.destroy_process_group()

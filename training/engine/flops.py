@@ -12,22 +12,29 @@ from training.methods.base import Method
 _ROWS = 16
 
 
-def flops_per_sample(method: Method, batch: Batch) -> float:
-    """Count forward and backward multiply-adds (as two operations each) of one step, per sample.
+class FlopsProbe:
+    """A copy of a method on the meta device: shapes only, so that a step runs in no time and no memory."""
 
-    The step runs on the meta device: shapes only, in no time and no memory.
+    def __init__(self, method: Method) -> None:
+        """Copy.
 
-    Args:
-        method: Left untouched; a copy without data runs.
-        batch: A real batch; at most 16 of its rows are used.
+        Args:
+            method: As built; left untouched.
+        """
+        self._method = copy.deepcopy(method).to("meta")
 
-    Returns:
-        Operations per sample of a batch; the loss's own quadratic part is that of the small batch and negligible.
-    """
-    part = {name: value[:_ROWS].to("meta") for name, value in batch.items()}
-    rows = len(part["image"])
-    probe = copy.deepcopy(method).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        features = GatheredFeatures(probe.encode(part), slice(0, rows))
-        total_loss(probe.losses(features, 0)).backward()
-    return counter.get_total_flops() / rows
+    def count(self, batch: Batch) -> float:
+        """Count forward and backward multiply-adds (as two operations each) of one step, per sample.
+
+        Args:
+            batch: A real batch; at most 16 of its rows are used.
+
+        Returns:
+            Operations per sample of a batch; the loss's own quadratic part is that of the small batch and negligible.
+        """
+        part = {name: value[:_ROWS].to("meta") for name, value in batch.items()}
+        rows = len(part["image"])
+        with FlopCounterMode(display=False) as counter:
+            features = GatheredFeatures(self._method.encode(part), slice(0, rows))
+            total_loss(self._method.losses(features, 0)).backward()
+        return counter.get_total_flops() / rows

@@ -8,16 +8,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from assets.config import MachineConfig
+from assets.errors import DataError, message
 from assets.progress import Stage
 from training.config import RecipeConfig
 from training.data.loader import Batch
 from training.engine.checkpoint import Checkpoints, TrainState, read_facts, whole
 from training.engine.clock import PHASES, TrainClock
 from training.engine.distributed import World
+from training.engine.flops import FlopsProbe
 from training.engine.holdout import LOSS, holdout_scores
 from training.engine.metrics import MetricLog
 from training.engine.profile import traced_steps
@@ -42,7 +45,6 @@ class Fit:
         machine: How the machine is used.
         seed: Decides order, views and draws inside the method.
         work: Where checkpoints and curves live between attempts.
-        flops: Operations of a step per sample, for the utilisation.
         profile: Where to write a trace of a few steps; None writes none.
     """
 
@@ -50,7 +52,6 @@ class Fit:
     machine: MachineConfig
     seed: int
     work: Path
-    flops: float = 0.0
     profile: Path | None = None
 
 
@@ -64,6 +65,7 @@ class Fitted:
         holdout: Scores on the held-out pairs after the last step, empty without such pairs.
         best: Step and scores of the least held-out loss, empty likewise.
         memory_gib: The most memory this process has held.
+        flops: Operations of a step per sample.
         utilisation: Model-FLOPs utilisation of this attempt, 0 to 1.
     """
 
@@ -72,6 +74,7 @@ class Fitted:
     holdout: dict[str, float] = field(default_factory=dict[str, float])
     best: dict[str, float] = field(default_factory=dict[str, float])
     memory_gib: float = 0.0
+    flops: float = 0.0
     utilisation: float = 0.0
 
 
@@ -105,6 +108,8 @@ class Trainer:
             holdout: Batches of held-out pairs, in main memory.
         """
         self.fit, self.world = fit, world
+        self._probe = FlopsProbe(method)
+        self._flops = 0.0
         self.stepper = Stepper(method, fit.recipe, fit.machine, world, fit.seed)
         self.method = self.stepper.method
         self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
@@ -127,6 +132,7 @@ class Trainer:
             Stopped: A signal came; everything is saved.
         """
         first = self.checkpoints.load(self.state)
+        self._agree_on(first)
         facts: dict[str, Any] = read_facts(self.checkpoints.complete()[-1]) if first else {}
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
@@ -143,6 +149,8 @@ class Trainer:
             for step in range(first, self.steps):
                 with clock.phase("data"):
                     batch = next(batches)
+                if step == first:
+                    self._flops = self._probe.count(batch)
                 result = self.stepper.step(batch, step, clock, asked_to_stop())
                 traced()
                 done = step + 1
@@ -150,7 +158,9 @@ class Trainer:
                 if log is not None:
                     use = self._use(clock, done - first)
                     if looked or step % self.fit.recipe.log_every == 0 or done == self.steps:
-                        log.append(step, {**_curves(result), **fitted.holdout, **self._performance(use, clock, done)})
+                        with clock.phase("log"):
+                            values = {**_curves(result), **fitted.holdout, **self._performance(use, clock, done)}
+                            log.append(step, values)
                     progress.advance(1, loss=result.values["loss"], **use)
                 self._save_when_due(done, result.stop, fitted, clock)
                 if result.stop and done < self.steps:
@@ -161,8 +171,26 @@ class Trainer:
             log.close()
         fitted.seconds, fitted.attempt_seconds = clock.totals(), clock.attempt_seconds
         fitted.memory_gib = peak_memory_gib(self.world.device)
+        fitted.flops = self._flops
         fitted.utilisation = self._use(clock, self.steps - first)["mfu"]
         return fitted
+
+    def _agree_on(self, first: int) -> None:
+        """Refuse to go on from different checkpoints, which would end in a deadlock at the last step."""
+        if self.world.size == 1:
+            return
+        found = torch.empty(self.world.size, dtype=torch.int64, device=self.world.device)
+        dist.all_gather_into_tensor(found, torch.tensor([first], device=self.world.device))
+        steps = sorted(set(found.tolist()))
+        if len(steps) > 1:
+            raise DataError(
+                message(
+                    f"the processes found different checkpoints in {self.fit.work}",
+                    f"steps {steps}",
+                    "the same one everywhere",
+                    "put work/ on a file system that all machines share",
+                )
+            )
 
     def exported_tensors(self) -> dict[str, Tensor]:
         """Return the model's tensors that the recipe exports (last or best, averaged or not), whole, in main memory.
@@ -199,7 +227,7 @@ class Trainer:
         return {
             "samples_per_second": rate,
             "data_wait_share": clock.data_wait_share,
-            "mfu": rate * self.fit.flops / self._peak,
+            "mfu": rate * self._flops / self._peak,
         }
 
     def _performance(self, use: dict[str, float], clock: TrainClock, done: int) -> dict[str, float]:

@@ -66,7 +66,7 @@ class Method(nn.Module):
         return (image.float() / 255 - self.image_mean) / self.image_std
 
     def encode_images(self, image: Tensor, seed: Tensor, view: int = 0) -> ImagePass:
-        """Run the image tower, on the tokens that the recipe's masking leaves.
+        """Run the image tower; in training, on the tokens that the recipe's masking leaves.
 
         Args:
             image: Pixels, uint8 [B, 3, S, S].
@@ -77,7 +77,7 @@ class Method(nn.Module):
             Features before normalisation, and what the tower knows on the way.
         """
         keep = None
-        if isinstance(self.masking, RandomMasking):
+        if self.training and isinstance(self.masking, RandomMasking):
             num_tokens = num_patches(self.model.visual)
             keep = random_keep(seed, num_tokens, num_kept(num_tokens, self.masking.keep), stream=view)
         return encode_image(self.model.visual, self.normalize(image), keep)

@@ -101,14 +101,20 @@ def test_members_out_of_order_still_make_their_samples(tmp_path):
     assert samples[0].image == picture(1)
 
 
-def test_samples_without_picture_or_caption_are_left_out_and_counted(tmp_path, caplog):
+def test_pairs_without_picture_or_caption_come_with_an_empty_one_and_are_counted(tmp_path):
     members = [*pair("good", "a dog"), ("bare.jpg", picture(3)), ("text.txt", "no picture"), ("film.gif", b"GIF89a")]
     members += [("._good.jpg", b"mac"), ("LICENSE", b"text"), ("up.JPEG", picture(9)), ("up.TXT", "upper")]
     source = open_source(make_config(make_tar(tmp_path / "0.tar", members)))
-    assert [(sample.key, sample.extension) for sample in all_samples(source)] == [("good", "jpg"), ("up", "jpg")]
+    assert [(sample.key, bool(sample.image), sample.caption) for sample in all_samples(source)] == [
+        ("good", True, "a dog"),
+        ("bare", True, ""),
+        ("text", False, "no picture"),
+        ("up", True, "upper"),
+    ]
     faults = " ".join(source.about().faults)
-    assert "2 samples of train left out: no picture" in faults
-    assert "1 samples of train left out: no caption (txt)" in faults
+    assert "1 samples of train left out: neither picture nor caption (txt)" in faults  # film
+    assert "1 samples of train incomplete: no caption (txt)" in faults
+    assert "1 samples of train incomplete: no picture (jpg, jpeg, png, webp)" in faults
 
 
 @pytest.mark.parametrize(
@@ -140,10 +146,10 @@ def test_folders_and_dots_in_keys_become_names_that_stay_different(tmp_path):
     assert len(set(keys)) == 3
 
 
-@pytest.mark.parametrize("key", ["x" * 300, "\u00e9" * 50, "..", "\udce9t\u00e9", "a\nb"])
+@pytest.mark.parametrize("key", ["x" * 300, "\u00e9" * 50, "..", "\udce9t\u00e9", "a\nb", "my dog", "a\u3000b"])
 def test_any_key_becomes_one_that_a_header_holds(key):
     clean = tidy(key)
-    assert 8 <= len(clean.encode()) <= 64 and not set("./\n") & set(clean)
+    assert 8 <= len(clean.encode()) <= 64 and not set("./") & set(clean) and clean.split() == [clean]
     assert clean != tidy(key + "x") and clean == tidy(key)
 
 
@@ -249,6 +255,16 @@ def test_a_label_beyond_the_file_of_names_is_refused(labelled, four):
     (four / "names.txt").write_text("dog\n")
     with pytest.raises(DataError, match=r"has a label that the file of classes does not name, got 1, wanted 0 to 0"):
         all_samples(open_source(labelled), "zero_shot")
+
+
+def test_a_zero_shot_sample_without_label_or_picture_is_left_out_and_counted(labelled, four):
+    members = [("s0.jpg", picture(5)), ("s0.cls", "1"), ("s1.jpg", picture(6)), ("s2.cls", "0")]
+    make_tar(four / "zs" / "0.tar", members)
+    source = open_source(labelled)
+    assert [sample.key for sample in all_samples(source, "zero_shot")] == ["s0"]
+    faults = " ".join(source.about().faults)
+    assert "1 samples of zero_shot left out: no label (cls)" in faults
+    assert "1 samples of zero_shot left out: no picture" in faults
 
 
 def test_a_label_that_is_no_number_leaves_the_sample_out(labelled, four):

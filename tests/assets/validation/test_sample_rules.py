@@ -4,7 +4,7 @@ import pytest
 
 from assets.validation.config import ValidationConfig
 from assets.validation.sample_rules import RULES, Samples, normalise
-from assets.validation.scan import UNDECODABLE
+from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE
 
 
 def samples(captions=("a small dog",), width=64, height=64, contrast=40.0):
@@ -27,11 +27,13 @@ def test_a_good_sample_breaks_no_rule(config):
 @pytest.mark.parametrize(
     ("rule", "given", "value"),
     [
+        ("no_image", {"contrast": NO_BYTES, "width": 0, "height": 0}, "0 bytes"),
         ("undecodable", {"contrast": UNDECODABLE}, "64x64"),
         ("undecodable", {"width": 0, "height": 0}, "0x0"),
         ("blank", {"contrast": 1.94}, "1.9"),
         ("too_small", {"width": 15}, "15x64"),
         ("too_large", {"height": 257}, "64x257"),
+        ("too_large", {"contrast": TOO_LARGE}, "64x64"),
         ("aspect_ratio", {"width": 200, "height": 60}, "200x60"),
         ("aspect_ratio", {"width": 60, "height": 200}, "60x200"),
         ("empty_caption", {"captions": ["  "]}, "  "),
@@ -42,6 +44,11 @@ def test_a_good_sample_breaks_no_rule(config):
 )
 def test_each_rule_finds_its_sample_and_says_what_it_met(rule, given, value, config):
     assert found(rule, samples(**given), config) == [(0, value)]
+
+
+def test_a_picture_that_was_not_decoded_is_not_blank(config):
+    for contrast in (NO_BYTES, TOO_LARGE, UNDECODABLE):
+        assert found("blank", samples(contrast=contrast), config) == []
 
 
 def test_limits_themselves_are_accepted(config):

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from assets.index import INDEX
 from assets.progress import Stage
 from assets.validation import scan as module
 from assets.validation.decisions import check_schema, shards_in_order
-from assets.validation.scan import UNDECODABLE, check_files, contrast, scan
+from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE, check_files, contrast, scan
 
 
 @pytest.fixture
@@ -26,7 +27,22 @@ def test_contrast_tells_blank_broken_and_real_pictures_apart(picture):
     assert contrast(picture(1)) > 20
     assert contrast(picture(1, kind="png")) > 20
     assert contrast(picture(1, blank=True)) < 1
+    assert contrast(b"") == NO_BYTES
     assert contrast(b"no picture") == contrast(picture(1, kind="png")[:60]) == UNDECODABLE
+
+
+def test_contrast_is_the_standard_deviation_of_all_pixels(monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS_AT_ONCE", 100)
+    pixels = np.random.default_rng(0).integers(90, 140, (37, 41, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    assert contrast(stream.getvalue()) == pytest.approx(pixels.reshape(-1, 3).std(axis=0).max(), abs=0.006)
+
+
+def test_a_picture_of_too_many_pixels_is_told_apart_from_a_damaged_one():
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (20_000).to_bytes(4, "big") * 2 + b"\1\0\0\0\0"
+    crc = zlib.crc32(header[12:]).to_bytes(4, "big")
+    assert contrast(header + crc + b"\0\0\0\0IDAT\x35\xaf\x06\x1e") == TOO_LARGE
 
 
 def test_a_drawing_that_differs_from_its_ground_in_colour_alone_is_not_blank():

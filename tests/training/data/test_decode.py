@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from assets.picture import Picture, PictureError
-from training.config import ViewsConfig
 from training.data.decode import decode, decode_view
 from training.data.transforms import SampleDraws, apply_crop, draw_crop
+from training.data.views import ViewsConfig
 
 WHOLE = ViewsConfig(crop_area=(1.0, 1.0))
 CROPS = ViewsConfig(crop_area=(0.3, 1.0), flip=0.5)
@@ -68,10 +68,10 @@ def test_what_is_decoded_depends_on_the_crop_and_not_on_the_image(decoded):
 
 def test_a_view_of_a_reduced_jpeg_is_close_to_that_of_the_whole():
     data = encoded(natural(1000, 803))
-    for size in (96, 224):
+    for size in (96, 224):  # decoded at 1/8 and 1/2
         exact = apply_crop(decode(data), draw_crop(WHOLE, 1000, 803, SampleDraws(0, 0, "a")), size)
         reduced = decode_view(data, SampleDraws(0, 0, "a"), WHOLE, size)
-        assert np.abs(reduced - exact.astype(int)).mean() < 1.5
+        assert np.abs(reduced - exact.astype(int)).mean() < 2.5
 
 
 def test_a_crop_is_found_at_the_same_place_in_a_reduced_jpeg():

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from assets.errors import DataError
-from training.config import ViewsConfig
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
 from training.data.tokens import CaptionTokenizer
+from training.data.views import ViewsConfig
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.config import ViewsConfig
 from training.data.transforms import CropDraw, SampleDraws, apply_crop, draw_crop
+from training.data.views import ViewsConfig
 
 WHOLE = ViewsConfig(crop_area=(1.0, 1.0))
 CROPS = ViewsConfig(crop_area=(0.2, 0.9), flip=0.5)
@@ -115,9 +115,9 @@ def test_pixels_that_cannot_be_written_and_lie_mirrored_are_cropped_too():
 
 def test_a_crop_follows_its_source_to_another_size():
     crop = CropDraw(11, 20, 41, 60, flip=True)
-    assert crop.rescaled(1, 1) is crop
-    assert crop.rescaled(0.5, 0.25) == CropDraw(6, 5, 20, 15, flip=True)
-    assert CropDraw(3, 3, 1, 1, flip=False).rescaled(0.125, 0.125) == CropDraw(0, 0, 1, 1, flip=False)
+    assert crop.reduced(1) is crop
+    assert crop.reduced(2) == CropDraw(6, 10, 20, 30, flip=True)
+    assert CropDraw(3, 3, 1, 1, flip=False).reduced(8) == CropDraw(0, 0, 1, 1, flip=False)
 
 
 @pytest.mark.parametrize("area", [(0.0, 1.0), (0.9, 0.5), (0.5, 1.5)])

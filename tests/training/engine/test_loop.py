@@ -21,7 +21,7 @@ HOLDOUT = {"pairs": 16, "every": 2, "export": "best"}
 
 def trainer_of(file, work, batch, profile=None) -> Trainer:
     recipe = load_recipe(file, "clip")
-    fit = Fit(recipe, load_machine(file), 0, work, flops=1e6, profile=profile)
+    fit = Fit(recipe, load_machine(file), 0, work, profile=profile)
     return Trainer(build_method(recipe, 0)[0], fit, World(0, 1, CPU), [batch] if recipe.holdout else [])
 
 
