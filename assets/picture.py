@@ -93,7 +93,7 @@ class Picture:
     def pixels(self, colours: Literal["RGB", "GRAY"] = "RGB", shrink: int = 1) -> NDArray[np.uint8]:
         """Decode.
 
-        The fast modes of libjpeg-turbo are not used: on a photograph of 256 pixels at quality 90 they save 0.11 of 0.55
+        The fast modes of libjpeg-turbo are not used: on a photograph of 256 pixels at quality 90 they save 0.14 of 0.56
         ms, and change a pixel by 1.8 levels in the mean and by 38 at most, where JPEG itself is 3.0 off the original.
 
         Args:

@@ -30,7 +30,7 @@ from training.data.tokens import CaptionTokenizer
 from training.data.transforms import SampleDraws, apply_crop, draw_crop
 from training.data.views import ViewsConfig
 
-SIZE, ROUNDS = 224, 7
+SIZE, BATCH, ROUNDS = 224, 8, 60
 VIEWS = ViewsConfig(crop_area=(0.9, 1.0))
 CAPTION = "A brown dog with a red collar is running across the wet grass near a small wooden house."
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -60,25 +60,30 @@ def least(cases: dict[str, Callable[[], object]], calls: int) -> dict[str, float
 
 
 def whole_samples(side: int, calls: int) -> dict[str, float]:
+    """Return the milliseconds of a sample, images one by one and captions as a batch."""
     data = photograph(side)
     cut = transforms.RandomResizedCrop(SIZE, scale=VIEWS.crop_area, interpolation=transforms.InterpolationMode.BICUBIC)
     theirs = transforms.Compose([cut, transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)])
     their_tokens, our_tokens = SimpleTokenizer(), CaptionTokenizer(77)
-    row, numbers = np.empty((SIZE, SIZE, 3), dtype=np.uint8), itertools.count()
+    images, numbers = np.empty((BATCH, SIZE, SIZE, 3), dtype=np.uint8), itertools.count()
 
     def open_clip() -> None:
-        theirs(Image.open(io.BytesIO(data)).convert("RGB"))
-        their_tokens([CAPTION])
+        for _ in range(BATCH):
+            theirs(Image.open(io.BytesIO(data)).convert("RGB"))
+        their_tokens([CAPTION] * BATCH)
 
     def ours() -> None:
-        row[:] = decode_view(data, SampleDraws(0, 0, str(next(numbers))), VIEWS, SIZE)
-        our_tokens([CAPTION])
+        for row in range(BATCH):
+            images[row] = decode_view(data, SampleDraws(0, 0, str(next(numbers))), VIEWS, SIZE)
+        our_tokens([CAPTION] * BATCH)
 
     def floor() -> None:
-        pixels = torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB"))[None].permute(0, 3, 1, 2)
-        interpolate(pixels, (SIZE, SIZE), mode="bicubic", antialias=True)
+        for _ in range(BATCH):
+            pixels = torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB"))[None].permute(0, 3, 1, 2)
+            interpolate(pixels, (SIZE, SIZE), mode="bicubic", antialias=True)
 
-    return least({"open_clip": open_clip, "ours": ours, "floor": floor}, calls)
+    measured = least({"open_clip": open_clip, "ours": ours, "floor": floor}, calls)
+    return {name: round(value / BATCH, 3) for name, value in measured.items()}
 
 
 def parts() -> dict[str, float]:
@@ -95,7 +100,8 @@ def parts() -> dict[str, float]:
     def resized() -> object:
         return np.asarray(Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
 
-    return least(
+    captions = [CAPTION] * 64
+    images = least(
         {
             "decode_pillow": lambda: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
             "decode": lambda: decode(data),
@@ -104,11 +110,11 @@ def parts() -> dict[str, float]:
             "resize": lambda: apply_crop(pixels, crop, SIZE),
             "draws_philox": philox,
             "draws": lambda: SampleDraws(0, 0, str(next(numbers))).uniform(5),
-            "tokenise_open_clip": lambda: their_tokens([CAPTION]),
-            "tokenise": lambda: our_tokens([CAPTION]),
         },
-        300,
+        40,
     )
+    words = least({"tokenise_open_clip": lambda: their_tokens(captions), "tokenise": lambda: our_tokens(captions)}, 1)
+    return images | {name: round(value / len(captions), 4) for name, value in words.items()}
 
 
 def differences() -> dict[str, float]:
@@ -127,7 +133,7 @@ def differences() -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    samples = {str(side): whole_samples(side, calls) for side, calls in ((256, 100), (512, 40), (1024, 20))}
+    samples = {str(side): whole_samples(side, calls) for side, calls in ((256, 1), (512, 1), (1024, 1))}
     record("input_path", {"milliseconds_per_sample": samples, "parts_256": parts(), "differences": differences()})
 
 

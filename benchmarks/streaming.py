@@ -79,7 +79,6 @@ def make_pairs(folder: Path, shards: int, per_shard: int) -> Pairs:
         size=np.array(sizes),
         keys=pa.array([str(number) for number in range(total)]),
         captions=pa.array([""] * total),
-        is_jpeg=np.ones(total, dtype=bool),
     )
 
 

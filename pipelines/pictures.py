@@ -122,7 +122,9 @@ def _index_rows(raw: Path, keys: list[str] | None = None) -> list[dict[str, Any]
 
 
 def _sheet(raw: Path, labelled: list[tuple[dict[str, Any], str]]) -> bytes | None:
-    from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageDraw, ImageOps
+
+    from assets.picture import Picture, PictureError
 
     if not labelled:
         return None
@@ -132,12 +134,13 @@ def _sheet(raw: Path, labelled: list[tuple[dict[str, Any], str]]) -> bytes | Non
     draw = ImageDraw.Draw(sheet)
     for place, (row, label) in enumerate(labelled):
         x, y = place % _COLUMNS * cell + 4, place // _COLUMNS * (cell + _CAPTION_HEIGHT) + 4
-        with (raw / row["shard"]).open("rb") as stream:
-            stream.seek(row["image_offset"])
-            data = stream.read(row["image_size"])
         try:
-            picture = Image.open(io.BytesIO(data)).convert("RGB")
-        except (UnidentifiedImageError, OSError):
+            with (raw / row["shard"]).open("rb") as stream:
+                stream.seek(row["image_offset"])
+                opened = Picture(stream.read(row["image_size"]))
+            shrink = max(opened.width, opened.height) // _THUMBNAIL
+            picture = Image.fromarray(opened.pixels(shrink=shrink))
+        except (PictureError, OSError):  # an OSError also where the shard lies in a store
             draw.rectangle((x, y, x + _THUMBNAIL, y + _THUMBNAIL), outline="#c00")
         else:
             sheet.paste(ImageOps.contain(picture, (_THUMBNAIL, _THUMBNAIL)), (x, y))

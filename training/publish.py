@@ -125,6 +125,7 @@ def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
         "data_wait_share": seconds["data_seconds"] / seconds["train_seconds"],
         "model_flops_utilisation": run.fitted.utilisation,
         "memory_gib": run.fitted.memory_gib,
+        "first_step_seconds": run.fitted.first_step_seconds,
     }
 
 

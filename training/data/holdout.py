@@ -28,7 +28,6 @@ def take(pairs: Pairs, positions: np.ndarray) -> Pairs:
         size=pairs.size[positions],
         keys=pairs.keys.take(positions),
         captions=pairs.captions.take(positions),
-        is_jpeg=pairs.is_jpeg[positions],
     )
 
 

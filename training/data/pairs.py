@@ -21,7 +21,7 @@ from training.data.shard_files import ShardFiles
 from training.data.transforms import SampleDraws
 from training.data.views import ViewsConfig
 
-_COLUMNS = ["key", "shard", "image_offset", "image_size", "extension", "caption"]
+_COLUMNS = ["key", "shard", "image_offset", "image_size", "caption"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Pairs:
         size: Bytes of each image, [n].
         keys: Sample keys, [n].
         captions: Captions, [n].
-        is_jpeg: Whether the image is a JPEG, [n].
         cache: Local copies of the shards that are URLs; None when all are local.
     """
 
@@ -47,7 +46,6 @@ class Pairs:
     size: NDArray[np.int64]
     keys: pa.StringArray
     captions: pa.StringArray
-    is_jpeg: NDArray[np.bool_]
     cache: ShardCache | None = None
 
     def __len__(self) -> int:
@@ -125,7 +123,6 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
         size=index.column("image_size").to_numpy(),
         keys=index.column("key").combine_chunks(),
         captions=index.column("caption").combine_chunks(),
-        is_jpeg=np.isin(index.column("extension").to_numpy(), ["jpg", "jpeg"]),
     )
 
 

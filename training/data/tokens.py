@@ -1,11 +1,11 @@
-"""Captions to token ids: the ids of open_clip's ``SimpleTokenizer``, at a fortieth of its time.
+"""Captions to token ids: the ids of open_clip's ``SimpleTokenizer``, at a twentieth of its time.
 
 Two facts make it exact. No token of CLIP's vocabulary spans a blank, so a caption is a row of words whose ids can be
 remembered; and cleaning (broken encodings, HTML entities, control characters) changes nothing in plain printable ASCII
 without an ampersand, which most captions are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -85,3 +85,26 @@ class CaptionTokenizer:
                 self._words.clear()  # the frequent ones are back after a few hundred captions
             self._words[word] = ids
         return ids
+
+
+class OpenClipTokenizer:
+    """Any other tokenizer of open_clip, at its own speed."""
+
+    def __init__(self, tokenizer: Callable[[list[str]], Tensor], padding: int) -> None:
+        """Wrap a tokenizer.
+
+        Args:
+            tokenizer: Captions -> token ids, int64 [len(captions), T].
+            padding: The id behind the end of a caption.
+        """
+        self._tokenizer, self._padding = tokenizer, padding
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Tokenise captions and say which fill the context.
+
+        Returns:
+            Token ids, int64 [len(captions), T]; and whether no padding is left, bool [len(captions)]: the caption was
+            cut, or ended exactly there.
+        """
+        text = self._tokenizer(captions)
+        return text, text[:, -1] != self._padding

@@ -25,7 +25,7 @@ from training.engine.holdout import LOSS, holdout_scores
 from training.engine.metrics import MetricLog
 from training.engine.profile import traced_steps
 from training.engine.step import Stepper, StepResult
-from training.engine.throughput import peak_flops, peak_memory_gib
+from training.engine.throughput import peak_flops, peak_memory_gib, process_seconds
 from training.methods.base import Method
 
 RESUMABLE = 75
@@ -64,6 +64,7 @@ class Fitted:
         attempt_seconds: Seconds of the last attempt alone.
         holdout: Scores on the held-out pairs after the last step, empty without such pairs.
         best: Step and scores of the least held-out loss, empty likewise.
+        first_step_seconds: From the start of the process to the end of the first step, in the last attempt.
         memory_gib: The most memory this process has held.
         flops: Operations of a step per sample.
         utilisation: Model-FLOPs utilisation of this attempt, 0 to 1.
@@ -73,6 +74,7 @@ class Fitted:
     attempt_seconds: float = 0.0
     holdout: dict[str, float] = field(default_factory=dict[str, float])
     best: dict[str, float] = field(default_factory=dict[str, float])
+    first_step_seconds: float = 0.0
     memory_gib: float = 0.0
     flops: float = 0.0
     utilisation: float = 0.0
@@ -153,6 +155,7 @@ class Trainer:
                     self._flops = self._probe.count(batch)
                 result = self.stepper.step(batch, step, clock, asked_to_stop())
                 traced()
+                fitted.first_step_seconds = fitted.first_step_seconds or process_seconds()
                 done = step + 1
                 looked = self._look_at_holdout(done, fitted, clock)
                 if log is not None:

@@ -3,6 +3,7 @@
 import resource
 import time
 
+import psutil
 import torch
 
 _DENSE_BF16_PEAK = {
@@ -50,6 +51,11 @@ def _measured_peak(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - begin)
     return 2 * side**3 / best
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process was started, its imports included."""
+    return time.time() - psutil.Process().create_time()
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -17,7 +17,7 @@ from assets.errors import ConfigError
 from assets.section import parse, unknown
 from training.config import CustomTowers, NamedTowers, RecipeConfig
 from training.data.loader import Tokenize
-from training.data.tokens import CaptionTokenizer
+from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
 from training.methods.base import Method, MethodConfig
 from training.models.image_pass import num_patches
@@ -73,16 +73,13 @@ def build_tokenizer(config: dict[str, Any]) -> Tokenize:
     """
     text = config["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
-    if "hf_tokenizer_name" not in text:
-        return CaptionTokenizer(length).encode
-    tokenizer = open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
-
-    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
-        ids = tokenizer(captions)
-        # a caption that fits leaves padding behind it, or ends exactly there, which is too rare to matter for a count
-        return ids, ids[:, -1] != (tokenizer.tokenizer.pad_token_id or 0)
-
-    return encode
+    options = text.get("tokenizer_kwargs", {})
+    if "hf_tokenizer_name" in text:
+        tokenizer = open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length, **options)
+        return OpenClipTokenizer(tokenizer, tokenizer.tokenizer.pad_token_id or 0).encode
+    if options:
+        return OpenClipTokenizer(SimpleTokenizer(context_length=length, **options), 0).encode
+    return CaptionTokenizer(length).encode
 
 
 def image_size(config: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from training.data import tokens
-from training.data.tokens import CaptionTokenizer
+from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 
 LANGUAGES = ("en", "es", "pt", "it", "fr", "de", "fa", "id", "zh", "ja", "ko", "ru", "ar", "tr")
 WORDS = (
@@ -147,3 +147,10 @@ def test_the_vocabulary_lets_words_be_merged_in_any_order():
     made = {left + right: rank for (left, right), rank in ranks.items()}
     assert len(made) == len(ranks)
     assert all(made.get(part, -1) < rank for pair, rank in ranks.items() for part in pair)
+
+
+def test_another_tokenizer_of_open_clip_says_which_captions_fill_the_context():
+    original = SimpleTokenizer(context_length=8, clean="canonicalize")
+    text, cut = OpenClipTokenizer(original, 0).encode(["A red, red apple!", "one two three four five six seven eight"])
+    assert text.tolist() == original(["a red red apple", "one two three four five six seven eight"]).tolist()
+    assert cut.tolist() == [False, True]
