@@ -5,18 +5,11 @@ and the machine.
 """
 
 import json
-import os
-import platform
 from pathlib import Path
 
-from assets.atomic import write_json
+from record import record
+
 from assets.section import read_yaml
-
-
-def cpu_model() -> str:
-    """Return the processor's name as Linux spells it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
@@ -34,8 +27,7 @@ def main() -> None:
         }
         for row in rows
     ]
-    machine = {"cpu": cpu_model(), "cores": os.cpu_count(), "python": platform.python_version()}
-    write_json(Path("benchmarks/results/demo.json"), {"machine": machine, "profile": "demo", "rows": kept})
+    record("demo", {"profile": "demo", "rows": kept})
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from training.engine.distributed import World
 from training.engine.step import Stepper
 from training.models.build import build_method, build_tokenizer
 
+ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 SHARDS, PER_SHARD, SIDE, VIEW = 4, 400, 256, 224
 BATCH = 64
@@ -288,6 +289,7 @@ def loss_memory(rows: int) -> float:
     """Return the MiB that the loss of ``rows`` of 8192 pairs adds, forward and backward; in a process of its own."""
     code = f"""
 import resource, torch
+from training.losses.info_nce import info_nce_loss
 features = torch.nn.functional.normalize(torch.randn(8192, 256), dim=-1).requires_grad_()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 info_nce_loss(features[:64], features[:64], torch.tensor(10.0)).backward()
@@ -295,7 +297,7 @@ before = peak()
 info_nce_loss(features, features, torch.tensor(10.0), slice(0, {rows})).backward()
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return round(float(done.stdout), 1)
 
 

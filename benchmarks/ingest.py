@@ -5,8 +5,6 @@ figure to compare, because the wall clock also counts what else the machine does
 measuring the sprites, which happens once per process; ``warm`` is the rate after that.
 """
 
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from assets.atomic import write_json
+from record import record
+
 from assets.ingest import ShardTask, Workspace, write_shard
 from assets.sources.base import open_source
 from assets.sources.emoji_scenes import sprites
 from assets.sources.emoji_scenes.config import EmojiScenesConfig, SplitSizes
 
-RESULT = Path(__file__).resolve().parent / "results" / "ingest.json"
 PER_SHARD = 2000
 SHARDS = 5
 
@@ -64,22 +62,8 @@ def measure(side: int) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, str | int]:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    load = Path("/proc/loadavg").read_text().split()[0]
-    return {"cpu": model, "python": platform.python_version(), "commit": commit.stdout.strip(), "load_average": load}
-
-
 def main() -> None:
-    result = {"machine": machine(), **{f"{side}_px": measure(side) for side in (64, 128)}}
-    write_json(RESULT, result)
-    for key, value in result.items():
-        print(key, value)
+    record("ingest", {f"{side}_px": measure(side) for side in (64, 128)})
 
 
 if __name__ == "__main__":

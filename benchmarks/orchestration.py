@@ -4,8 +4,6 @@ Run ``python benchmarks/orchestration.py`` in the repository root; it writes ben
 CPU seconds of all processes are the figure to compare, because the wall clock also counts what else the machine does.
 """
 
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -17,13 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "pipelines"))
 
 from conftest import DVC_YAML, PARAMS, STAGES, Toy
+from record import record
 
-from assets.atomic import write_json
 from pipelines.dvc_command import stage_environment
 from pipelines.instance import prepare_instance
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "orchestration.json"
 REPEATS = 5
 DAGSTER = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "pipelines.definitions"]
 ASSET = 'key:"data/raw-emoji"'
@@ -69,13 +66,7 @@ def main() -> None:
             "dagster, stage runs": measure(toy, [*DAGSTER, "--select", ASSET], home, change=True),
             "dagster, nothing to do": measure(toy, [*DAGSTER, "--select", ASSET], home, change=False),
         }
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 1)}
-    write_json(RESULT, {"commit": commit.stdout.strip(), "machine": machine, "repeats": REPEATS, "median": rows})
-    for name, row in rows.items():
-        print(f"{name:28} {row['cpu_seconds']:6.2f} s CPU {row['wall_seconds']:6.2f} s wall")
+    record("orchestration", {"repeats": REPEATS, "median": rows})
 
 
 if __name__ == "__main__":

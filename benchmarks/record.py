@@ -35,6 +35,6 @@ def record(name: str, result: dict[str, Any]) -> None:
         name: Of the benchmark.
         result: JSON-serialisable figures.
     """
-    write_json(RESULTS / f"{name}.json", {"machine": machine(), **result})
+    write_json(RESULTS / f"{name}.json", {**result, "machine": machine()})
     for key, value in result.items():
         print(key, value)

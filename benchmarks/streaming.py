@@ -12,10 +12,8 @@ loader, without the server, is the figure to compare on a busy machine.
 import argparse
 import io
 import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from record import record
 from torch.utils.data import DataLoader, Dataset
 
-from assets.atomic import write_json
 from assets.shard_cache import ShardCache
 from assets.shards import ShardWriter
 from assets.sources.base import Sample
@@ -38,7 +36,6 @@ from pipelines import store_server
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
 
-RESULT = Path(__file__).resolve().parent / "results" / "streaming.json"
 SIDE = 224
 PICTURES = 200
 BATCH = 250
@@ -162,36 +159,17 @@ def measure(root: Path, shards: int, per_shard: int, rounds: int) -> dict[str, o
     }
 
 
-def machine() -> dict[str, str | int | None]:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    load = Path("/proc/loadavg").read_text().split()[0]
-    python = platform.python_version()
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": python,
-        "commit": commit.stdout.strip(),
-        "load_average": load,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a few seconds, to see that it runs; nothing is written")
     small = parser.parse_args().small
-    facts = machine()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), *((4, 250, 1) if small else (12, 300, 5)))
     settings = {"picture_pixels": SIDE, "batch": BATCH, "window_shards": WINDOW, "workers": WORKERS}
-    if not small:
-        write_json(RESULT, {"machine": facts, "settings": settings, **result})
-    for key, value in result.items():
-        print(key, value)
+    if small:
+        print(result)
+    else:
+        record("streaming", {"settings": settings, **result})
 
 
 if __name__ == "__main__":

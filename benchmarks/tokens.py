@@ -6,10 +6,7 @@ the median of the rounds' own ratios. CPU time is the figure to compare on a bus
 ViT-S/16's, but have four of its twelve blocks: all blocks cost the same, and two minutes must do.
 """
 
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,14 +18,13 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from record import record
 from torch import Tensor, nn
 
-from assets.atomic import write_json
 from training.models.image_pass import encode_image, num_patches
 from training.models.text_pass import encode_text, trim_text
 from training.models.token_select import num_kept, random_keep
 
-RESULT = Path(__file__).resolve().parent / "results" / "tokens.json"
 BATCH, ROUNDS = 32, 5
 VISION = {"layers": 4, "width": 384, "head_width": 64, "patch_size": 16, "image_size": 224}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 384, "heads": 6, "layers": 4}
@@ -114,39 +110,25 @@ def trimmed_lengths() -> dict[str, float]:
     return {"mean_tokens": round(float((text != 0).sum(dim=1).float().mean()), 1), **lengths}
 
 
-def machine() -> dict[str, str | int]:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return {
-        "cpu": model,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
-        "load_average": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
 def main() -> None:
     torch.manual_seed(0)
-    facts, begin = machine(), time.perf_counter()
+    begin = time.perf_counter()
     model = CLIP(512, VISION, TEXT)
     result = {
-        "machine": facts,
-        "setting": {"batch": BATCH, "rounds": ROUNDS, "vision": VISION, "text": TEXT},
+        "setting": {
+            "threads": torch.get_num_threads(),
+            "batch": BATCH,
+            "rounds": ROUNDS,
+            "vision": VISION,
+            "text": TEXT,
+        },
         "image_tower": image_tower(model),
         "patch_embedding": patch_embedding(),
         "text_tower": text_tower(model),
         "trimmed_length": trimmed_lengths(),
     }
     result["seconds"] = round(time.perf_counter() - begin)
-    write_json(RESULT, result)
-    for key, value in result.items():
-        print(key, value)
+    record("tokens", result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ synthetic: random hashes with planted duplicates, captions of random words, some
 """
 
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -17,15 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pyarrow as pa
+from record import record
 
-from assets.atomic import write_json
 from assets.index import INDEX, SCHEMA, write_table
 from assets.validation.config import ValidationConfig
 from assets.validation.decisions import batches, decide, split_table
 from assets.validation.expectations import sample_checks, split_checks
 from assets.validation.suite import run_suites
 
-RESULT = Path(__file__).resolve().parent / "results" / "validate.json"
 ROWS = 1_000_000
 CONFIG = ValidationConfig.model_validate(
     {
@@ -116,11 +114,7 @@ def main() -> None:
         # a process of its own, so that making the rows does not count as memory
         command = [sys.executable, __file__, folder]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    cores = len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1
-    machine = {"processor": platform.machine(), "cores": cores, "python": platform.python_version()}
-    write_json(RESULT, {"commit": commit.stdout.strip(), "machine": machine, "index_only": result})
-    print(json.dumps(result, indent=2))
+    record("validate", {"index_only": result})
 
 
 if __name__ == "__main__":
