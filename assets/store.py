@@ -208,6 +208,7 @@ class Store:
             region=config.region,
             # the SDK's own pool waits five minutes and retries five times: far too patient for a server that is down
             http_client=urllib3.PoolManager(
+                maxsize=8,  # reading and fetching ahead go on at once
                 timeout=urllib3.Timeout(connect=5, read=120),
                 retries=urllib3.Retry(total=2, connect=1, backoff_factor=0.2, status_forcelist=[502, 503, 504]),
             ),

@@ -9,18 +9,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from assets.config import load_machine
 from assets.errors import ConfigError, DataError
 from assets.manifest import verify_manifest
-from training.config import load_recipe
+from training.config import BudgetConfig, check_batch, load_recipe
 from training.data.loader import Batch
+from training.engine.checkpoint import whole
 from training.engine.clock import TrainClock
 from training.engine.distributed import World, share_batch_norm
 from training.engine.loop import RESUMABLE
 from training.engine.step import Stepper
-from training.models.build import build_method
+from training.models.build import build_method, export_model
 from training.pretrain import Paths, pretrain
 
 
@@ -198,3 +200,58 @@ def test_the_stage_starts_its_own_processes(toy_data, params, here):
     done = subprocess.run(command(file, toy_data, here), cwd=here, capture_output=True, text=True, check=True)
     assert done.stderr.count("pretrain@toy-s0 started") == 1  # the second process leaves the telling to the first
     assert json.loads((here / "log" / "summary.json").read_text())["processes"] == 2
+
+
+def test_an_export_embeds_as_the_trained_model_did(params, colour_batch: Batch, here):
+    stepper, clock = stepper_of(params()), TrainClock({}, CPU)
+    for step in range(2):
+        stepper.step(colour_batch, step, clock)
+    method = stepper.method.eval()
+    _, config = build_method(load_recipe(params(), "clip"), 0)
+    export_model({name: whole(value) for name, value in method.model.state_dict().items()}, config, here)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{here}")
+    picture = Image.fromarray(colour_batch["image"][0].permute(1, 2, 0).numpy())
+    with torch.no_grad():
+        ours = method.encode(colour_batch)
+        theirs = model.eval().encode_text(colour_batch["text"], normalize=True)
+        assert torch.equal(theirs, ours["text_features"])
+        features = model.encode_image(preprocess(picture)[None], normalize=True)
+        assert torch.allclose(features, ours["image_features"][:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "processes", "fault"),
+    [
+        (100, 30, 4, "batch_size does not divide by the processes, got 30, wanted a multiple of 4"),
+        (20, 32, 1, "fewer pairs than one batch, got 20, wanted at least 32"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_or_split_is_refused(samples, batch, processes, fault):
+    with pytest.raises(ConfigError, match=fault):
+        check_batch(BudgetConfig(samples_seen=1000, batch_size=batch), samples, processes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"recipes.clip.holdout": {"pairs": 63, "every": 1}}, "holdout.pairs leaves nothing to train on, got 63"),
+        (
+            {
+                "recipes.clip.towers.vision": {"kind": "resnet", "layers": [1, 1, 1, 1], "width": 8},
+                "recipes.clip.masking": {"kind": "random"},
+            },
+            "cannot drop tokens, got 'ModifiedResNet'",
+        ),
+        (
+            {
+                "recipes.clip.towers.vision": {"kind": "resnet", "layers": [1, 1, 1, 1], "width": 8},
+                "machine.micro_batch": 4,
+            },
+            "micro_batch is for towers without batch norm",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(toy_data, params, here, changes, fault):
+    with pytest.raises(ConfigError, match=fault):
+        pretrain("toy-s0", params(**changes), paths(toy_data, here))
+    assert not (here / "work").exists()
