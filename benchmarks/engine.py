@@ -262,7 +262,7 @@ def our_steps(text: torch.Tensor, image: torch.Tensor, machine: MachineConfig = 
 def bench_step(raw: Path, valid: Path) -> dict[str, object]:
     """Samples per CPU second of a training step on a batch in memory, normalising the pixels included in ours only."""
     pairs = load_pairs(raw, valid)
-    plan = ViewPlan(VIEWS, build_tokenizer({"text_cfg": {"context_length": 77}}), VIEW, 0)
+    plan = ViewPlan(VIEWS, build_tokenizer({"text_cfg": {"context_length": 77}}), VIEW, 0, trim=True)
     batch = StepDataset(pairs, SampleOrder(len(pairs), STEP_BATCH, 0), plan)[0]
     whole = torch.zeros(STEP_BATCH, 77, dtype=torch.int64)
     whole[:, : batch["text"].shape[1]] = batch["text"]
@@ -288,10 +288,12 @@ def bench_step(raw: Path, valid: Path) -> dict[str, object]:
 def loss_memory(rows: int) -> float:
     """Return the MiB that the loss of ``rows`` of 8192 pairs adds, forward and backward; in a process of its own."""
     code = f"""
-import resource, torch
+import pathlib, torch
 from training.losses.info_nce import info_nce_loss
 features = torch.nn.functional.normalize(torch.randn(8192, 256), dim=-1).requires_grad_()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# not getrusage: its peak is inherited from the parent
+status = pathlib.Path("/proc/self/status")
+peak = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
 info_nce_loss(features[:64], features[:64], torch.tensor(10.0)).backward()
 before = peak()
 info_nce_loss(features, features, torch.tensor(10.0), slice(0, {rows})).backward()

@@ -152,6 +152,16 @@ def test_three_steps_lower_the_loss_of_every_method(kind, params, colour_batch: 
     assert losses[3] < losses[0]
 
 
+@pytest.mark.slow
+def test_compiled_towers_take_the_same_steps(params, colour_batch: Batch):
+    masked = {"recipes.clip.masking": {"kind": "random", "keep": 0.5}}
+    losses = []
+    for compile_ in ("never", "always"):
+        stepper, clock = stepper_of(params(**masked, **{"machine.compile": compile_})), TrainClock({}, CPU)
+        losses.append([stepper.step(colour_batch, step, clock).values["loss"] for step in range(3)])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
 def test_a_siglip_export_keeps_its_bias(toy_data, params, here):
     pretrain("toy-s0", params(**{"recipes.clip.method": {"kind": "siglip"}}), paths(toy_data, here))
     model = open_clip.create_model(f"local-dir:{here / 'model'}")

@@ -123,11 +123,12 @@ def batches(
         workers: Loader processes; the result does not depend on it.
         device: Where the tensors go; to a GPU through page-locked memory, one batch ahead.
     """
+    workers = min(workers, last_step - first_step)
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step, last_step),
-        num_workers=min(workers, last_step - first_step),
+        num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_signals,

@@ -111,7 +111,6 @@ class Trainer:
         """
         self.fit, self.world = fit, world
         self._probe = FlopsProbe(method)
-        self._flops = 0.0
         self.stepper = Stepper(method, fit.recipe, fit.machine, world, fit.seed)
         self.method = self.stepper.method
         self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
@@ -138,7 +137,7 @@ class Trainer:
         facts: dict[str, Any] = read_facts(self.checkpoints.complete()[-1]) if first else {}
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
-        fitted = Fitted({}, best=facts.get("best", {}))
+        fitted = Fitted({}, holdout=facts.get("holdout", {}), best=facts.get("best", {}), flops=facts.get("flops", 0.0))
         clock = TrainClock(facts.get("seconds", {}), self.world.device)
         log = MetricLog(self.fit.work / "curves", first, self.fit.machine.tensorboard) if self.world.is_main else None
         batches = source(first)
@@ -152,30 +151,30 @@ class Trainer:
                 with clock.phase("data"):
                     batch = next(batches)
                 if step == first:
-                    self._flops = self._probe.count(batch)
+                    fitted.flops = self._probe.count(batch)
                 result = self.stepper.step(batch, step, clock, asked_to_stop())
                 traced()
                 fitted.first_step_seconds = fitted.first_step_seconds or process_seconds()
                 done = step + 1
                 looked = self._look_at_holdout(done, fitted, clock)
                 if log is not None:
-                    use = self._use(clock, done - first)
+                    use = self._use(fitted, clock, done - first)
                     if looked or step % self.fit.recipe.log_every == 0 or done == self.steps:
                         with clock.phase("log"):
-                            values = {**_curves(result), **fitted.holdout, **self._performance(use, clock, done)}
-                            log.append(step, values)
+                            scores = fitted.holdout if looked else {}
+                            log.append(step, {**_curves(result), **scores, **self._performance(use, clock, done)})
                     progress.advance(1, loss=result.values["loss"], **use)
                 self._save_when_due(done, result.stop, fitted, clock)
                 if result.stop and done < self.steps:
-                    stage.log.warning("%s stopped after step %d; run it again to go on", stage.name, step)
+                    if self.world.is_main:
+                        stage.log.warning("%s stopped after step %d; run it again to go on", stage.name, step)
                     raise Stopped(RESUMABLE)
         self.checkpoints.wait()
         if log is not None:
             log.close()
         fitted.seconds, fitted.attempt_seconds = clock.totals(), clock.attempt_seconds
         fitted.memory_gib = peak_memory_gib(self.world.device)
-        fitted.flops = self._flops
-        fitted.utilisation = self._use(clock, self.steps - first)["mfu"]
+        fitted.utilisation = self._use(fitted, clock, self.steps - first)["mfu"]
         return fitted
 
     def _agree_on(self, first: int) -> None:
@@ -224,13 +223,13 @@ class Trainer:
             fitted.best = {"step": done, **fitted.holdout}
         return True
 
-    def _use(self, clock: TrainClock, done_here: int) -> dict[str, float]:
+    def _use(self, fitted: Fitted, clock: TrainClock, done_here: int) -> dict[str, float]:
         """What the hardware did in this attempt."""
         rate = done_here * self.fit.recipe.budget.batch_size / max(clock.attempt_seconds, 1e-9)
         return {
             "samples_per_second": rate,
             "data_wait_share": clock.data_wait_share,
-            "mfu": rate * self._flops / self._peak,
+            "mfu": rate * fitted.flops / self._peak,
         }
 
     def _performance(self, use: dict[str, float], clock: TrainClock, done: int) -> dict[str, float]:
@@ -255,7 +254,8 @@ class Trainer:
         with clock.phase("checkpoint"):
             files = self.state.snapshot() if self.world.is_main or self.stepper.sharded else {}
             if self.world.is_main:
-                facts = {"step": done, "seconds": clock.totals(), "best": fitted.best}
+                scores = {"holdout": fitted.holdout, "best": fitted.best, "flops": fitted.flops}
+                facts = {"step": done, "seconds": clock.totals(), **scores}
                 self.checkpoints.save(files, facts, best)
             if stop:
                 self.checkpoints.wait()

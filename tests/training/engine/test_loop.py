@@ -44,6 +44,19 @@ def test_the_best_weights_by_held_out_loss_are_exported(params, colour_batch, tm
     assert all(torch.equal(value, best[f"model.{name}"]) for name, value in exported.items())
 
 
+def test_a_run_killed_between_its_last_step_and_its_export_only_exports(params, colour_batch, tmp_path):
+    file = params(**{"recipes.clip.holdout": HOLDOUT})
+    first = trainer_of(file, tmp_path, colour_batch)
+    fitted = run(first, colour_batch)
+    assert fitted.best["step"] == 12  # so the last step has been saved
+    again = trainer_of(file, tmp_path, colour_batch)
+    with Stage("pretrain@test") as stage:
+        repeated = again.run(lambda start: iter(()), stage)
+    assert (repeated.best, repeated.holdout, repeated.flops) == (fitted.best, fitted.holdout, fitted.flops)
+    exported = again.exported_tensors()
+    assert all(torch.equal(value, exported[name]) for name, value in first.exported_tensors().items())
+
+
 def test_the_average_is_exported_where_the_recipe_asks_for_it(params, colour_batch, tmp_path):
     trainer = trainer_of(params(**{"recipes.clip.optim.ema_decay": 0.9}), tmp_path, colour_batch)
     run(trainer, colour_batch)
