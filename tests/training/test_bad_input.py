@@ -35,7 +35,7 @@ LONG = "a very long caption about a picture of blocks " * 8
 VALIDATION = {
     "image": {"min_side": 16, "max_side": 20_000, "max_aspect_ratio": 3.0, "min_contrast": 2.0},
     "caption": {"min_words": 1, "max_words": 200, "file_names": False, "generic": [], "max_repeats": 0},
-    "duplicates": {"exact": True, "near": False, "max_distance": 1, "evaluation": True, "min_hash_bits": 4},
+    "duplicates": {"exact": True, "near": False, "evaluation": True, "max_distance": 0.06},
     "limits": {"max_rejected_train": 0.5, "warn_rejected_train": 0.5, "max_rejected_evaluation": 0.5},
 }
 
