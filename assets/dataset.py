@@ -8,6 +8,7 @@ from pydantic import Field
 from assets.config import entry, read_sections
 from assets.section import Section, parse
 from assets.sources.emoji_scenes.config import EmojiScenesConfig
+from assets.sources.folder.config import FolderConfig
 from assets.sources.webdataset.config import WebDatasetConfig
 from assets.validation.config import ValidationConfig
 
@@ -15,7 +16,7 @@ from assets.validation.config import ValidationConfig
 class DatasetConfig(Section):
     """A data set."""
 
-    source: Annotated[EmojiScenesConfig | WebDatasetConfig, Field(discriminator="kind")]
+    source: Annotated[EmojiScenesConfig | FolderConfig | WebDatasetConfig, Field(discriminator="kind")]
     """Where the samples come from."""
     samples_per_shard: int = Field(ge=1, le=1_000_000)
     """Samples per tar file, and the unit of parallel work and of resuming."""

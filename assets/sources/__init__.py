@@ -2,5 +2,6 @@
 
 SOURCES = {
     "emoji_scenes": "assets.sources.emoji_scenes.source:EmojiScenes",
+    "folder": "assets.sources.folder.source:Folder",
     "webdataset": "assets.sources.webdataset.source:WebDataset",
 }

@@ -1,0 +1,93 @@
+"""Settings of the folder source."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from assets.section import Section
+from assets.sources.base import Domain, Role
+from assets.sources.webdataset.config import SplitName
+
+
+class CaptionsFile(Section):
+    """A table with one row per picture."""
+
+    file: str = Field(pattern=r"(?i)\.(csv|tsv|jsonl|ndjson|parquet)$")
+    """The file; its suffix says what it is: .csv, .tsv, .jsonl, .ndjson or .parquet."""
+    path: str = "path"
+    """Name of the column with the picture's path, relative to the folder of the split."""
+    caption: str = "caption"
+    """Name of the column with the caption. Those of further languages are called ``<caption>_<language>``."""
+    label: str = "label"
+    """Name of the column with the class's name or number; read where ``labels`` is ``column``."""
+
+
+class FolderSplit(Section):
+    """One split and the folder that holds it."""
+
+    path: str = Field(min_length=1)
+    """The folder."""
+    role: Role
+    """train and retrieval take pairs; zero_shot takes labelled pictures."""
+    domain: Domain = "in_domain"
+    """The evaluation suite it belongs to."""
+    captions: Literal["sidecar", "file"] | None = None
+    """sidecar: ``dogs/rex.txt`` is the caption of ``dogs/rex.jpg``. file: ``captions_file`` has them. zero_shot alone
+    can do without; the class's name is the caption then."""
+    captions_file: CaptionsFile | None = None
+    """Where the captions are, when ``captions`` is ``file``."""
+    recursive: bool = True
+    """Whether the folders in it count as well."""
+    classes: str | None = None
+    """zero_shot only: a text file with the name of class 0, 1, .. on lines of their own; a tab and the class's group
+    may follow."""
+    labels: Literal["folder", "folder_order", "column"] | None = None
+    """zero_shot only. folder: the folder that a picture lies in is called after its class, by name or number.
+    folder_order: the i-th of these folders, sorted by name, is class i. column: a column of ``captions_file``."""
+    style: str | None = None
+    """A word for what its pictures look like, for the data card."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "FolderSplit":
+        labelled = self.role == "zero_shot"
+        if labelled != (self.classes is not None) or labelled != (self.labels is not None):
+            raise PydanticCustomError("classes", "a zero_shot split needs classes and labels; no other has them")
+        if not labelled and self.captions is None:
+            raise PydanticCustomError("captions", "captions must say where they are: sidecar or file")
+        if (self.captions == "file") != (self.captions_file is not None):
+            raise PydanticCustomError("captions_file", "captions: file needs captions_file; nothing else has it")
+        if self.labels == "column" and self.captions_file is None:
+            raise PydanticCustomError("labels", "labels: column needs captions: file and captions_file")
+        return self
+
+
+class FolderConfig(Section):
+    """Folders of pictures, and what is known about them."""
+
+    kind: Literal["folder"]
+    """Chooses this source."""
+    title: str = "Image-text pairs from a folder"
+    """One line for the data card: what the pictures and captions are."""
+    licence: str = Field(min_length=1)
+    """Licence of the pictures, one line; say so when it differs from picture to picture."""
+    attribution: tuple[str, ...] = ()
+    """Credits that must travel with the data, one line each."""
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
+    """Language codes of the captions. The first is that of sidecars and of the caption column; others are read from the
+    columns ``<caption>_<language>`` of a captions file."""
+    faults: tuple[str, ...] = ()
+    """Known faults, one sentence each."""
+    splits: dict[SplitName, FolderSplit] = Field(min_length=1)
+    """Name -> its folder; ``train`` is the one to learn from."""
+
+    @model_validator(mode="after")
+    def _splits_fit_together(self) -> "FolderConfig":
+        if [name for name, split in self.splits.items() if split.role == "train"] != ["train"]:
+            raise PydanticCustomError("train", "splits needs one split of role train, and its name must be 'train'")
+        suites = [(split.role, split.domain) for split in self.splits.values()]
+        if len(set(suites)) < len(suites):
+            raise PydanticCustomError("suites", "two splits of one role need different domains")
+        if len({split.classes for split in self.splits.values() if split.classes}) > 1:
+            raise PydanticCustomError("classes", "all zero_shot splits must name the same file of classes")
+        return self
