@@ -40,7 +40,7 @@ KIND = "raw"
 DATASET = "dataset.json"
 _MEASURED_SAMPLES = 8
 _TAR_BYTES = 3 * 512 + 3 * 256
-_INDEX_BYTES = 400
+_INDEX_BYTES = 1400
 _SPARE = 1.3
 _TALLY = b"concepts"
 

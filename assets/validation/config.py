@@ -53,13 +53,11 @@ class DuplicateRules(Section):
     exact: bool
     """Drop training images whose files are equal to the byte."""
     near: bool
-    """Drop training images whose perceptual hashes are close."""
-    max_distance: int = Field(ge=0, le=3)
-    """Differing bits, of 64, up to which two perceptual hashes are close."""
+    """Drop training images that show nearly the same as an earlier one."""
     evaluation: bool
-    """Drop training images that also stand in an evaluation split (same bytes or same perceptual hash)."""
-    min_hash_bits: int = Field(ge=0, le=32)
-    """Perceptual hashes with fewer set, or fewer unset, bits describe a flat image and match nothing."""
+    """Drop training images that also stand in an evaluation split (same bytes or nearly the same picture)."""
+    max_distance: float = Field(ge=0, le=0.5)
+    """Share of a picture's variance that another leaves unexplained, up to which they show nearly the same."""
 
 
 class Limits(Section):

@@ -1,4 +1,4 @@
-"""Second pass: decide about every row of the index, in batches, and hold 30 bytes per row at most."""
+"""Second pass: decide about every row of the index, in batches, and hold some 100 bytes per row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assets.errors import DataError, message
-from assets.index import INDEX, SCHEMA, read_index
-from assets.validation.config import ValidationConfig
+from assets.index import INDEX, SCHEMA, SIGNATURE_SIDE, read_index
+from assets.validation.candidates import Traits, join, traits_of
+from assets.validation.config import DuplicateRules, ValidationConfig
 from assets.validation.duplicates import REASONS as DUPLICATE_REASONS
-from assets.validation.duplicates import Hashes, find_duplicates, hash_numbers
+from assets.validation.duplicates import Hashes, Rows, find_duplicates, hash_numbers
 from assets.validation.sample_rules import COLUMNS, RULES, samples_of
 
 REASONS = (*RULES, *DUPLICATE_REASONS)
 ACCEPTED = 0
 UNDECLARED = "undeclared"
 BATCH_ROWS = 1 << 19
+_SIGNATURE_ROWS = 1 << 16
+_SIGNATURE_BYTES = 3 * SIGNATURE_SIDE**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,50 @@ def shards_in_order(raw: Path, files: dict[str, Any]) -> dict[str, int]:
     return shards
 
 
-def batches(raw: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the index in parts of at most ``BATCH_ROWS`` rows."""
+def batches(raw: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield columns of the index in parts of at most ``BATCH_ROWS`` rows."""
     yield from pq.ParquetFile(raw / INDEX).iter_batches(batch_size=BATCH_ROWS, columns=columns)
+
+
+def signature_parts(raw: Path) -> Iterator[np.ndarray]:
+    """Yield the signatures of all rows in parts, uint8 [rows, 972]; that of a picture without one is all 0.
+
+    Raises:
+        DataError: A value is not a signature.
+    """
+    for batch in pq.ParquetFile(raw / INDEX).iter_batches(batch_size=_SIGNATURE_ROWS, columns=["signature"]):
+        column = batch.column(0)
+        lengths = np.diff(np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1])
+        if not np.isin(lengths, (0, _SIGNATURE_BYTES)).all():
+            wrong = "index.parquet: column signature holds values of another length"
+            raise DataError(message(wrong, str(np.unique(lengths)), f"{_SIGNATURE_BYTES} bytes", "run ingest again"))
+        part = np.zeros((len(column), _SIGNATURE_BYTES), dtype=np.uint8)
+        part[lengths > 0] = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, _SIGNATURE_BYTES)
+        yield part
+
+
+def read_signatures(raw: Path, rows: np.ndarray) -> np.ndarray:
+    """Read the signatures of some rows.
+
+    Args:
+        raw: The raw data folder.
+        rows: Ascending, int64 [rows].
+
+    Returns:
+        uint8 [rows, 972].
+    """
+    wanted = np.empty((len(rows), _SIGNATURE_BYTES), dtype=np.uint8)
+    start = 0
+    for part in signature_parts(raw):
+        low, high = np.searchsorted(rows, (start, start + len(part)))
+        wanted[low:high] = part[rows[low:high] - start]
+        start += len(part)
+    return wanted
+
+
+def _traits(raw: Path, rules: DuplicateRules) -> Traits:
+    """Measure all pictures, unless no rule asks how they look."""
+    return join([traits_of(part) for part in signature_parts(raw)] if rules.near or rules.evaluation else [])
 
 
 def decide(raw: Path, contrast: np.ndarray, config: ValidationConfig, train: np.ndarray) -> Decisions:
@@ -116,7 +160,7 @@ def decide(raw: Path, contrast: np.ndarray, config: ValidationConfig, train: np.
     """
     reasons = np.zeros(len(contrast), dtype=np.uint8)
     values: dict[int, str] = {}
-    hashes: dict[str, list[np.ndarray]] = {name: [] for name in ("image_hash", "perceptual_hash", "caption_hash")}
+    hashes: dict[str, list[np.ndarray]] = {name: [] for name in ("image_hash", "caption_hash")}
     start = 0
     for batch in batches(raw, [*COLUMNS, *hashes]):
         stop = start + batch.num_rows
@@ -129,10 +173,12 @@ def decide(raw: Path, contrast: np.ndarray, config: ValidationConfig, train: np.
         for name, parts in hashes.items():
             parts.append(hash_numbers(batch.column(name), name))
         start = stop
-    table = Hashes(*(np.concatenate(parts) for parts in hashes.values()))
+    table = Hashes(*(np.concatenate(parts) for parts in hashes.values()), traits=_traits(raw, config.duplicates))
     kept = reasons == ACCEPTED
-    train_rows, other_rows = np.flatnonzero(kept & train), np.flatnonzero(kept & ~train)
-    found = find_duplicates(table, train_rows, other_rows, config.duplicates, config.caption.max_repeats)
+    rows = Rows(np.flatnonzero(kept & train), np.flatnonzero(kept & ~train))
+    found = find_duplicates(
+        table, rows, config.duplicates, config.caption.max_repeats, lambda wanted: read_signatures(raw, wanted)
+    )
     keys = read_index(raw, ["key"])["key"]
     for reason, matches in found.items():
         reasons[matches.rows] = REASONS.index(reason) + 1

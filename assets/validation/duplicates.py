@@ -1,25 +1,30 @@
 """Rules about samples seen together: repeated captions, repeated pictures, training pictures that the tests use.
 
-They run on 64-bit hashes held as numbers, 8 bytes per sample, so that ten million samples fit a small machine. Only
-samples that passed the rules of ``assets.validation.sample_rules`` take part, so that a broken one never displaces a
-good one. Within training the first in index order stays; evaluation splits are never thinned.
+They run on 64-bit hashes held as numbers and on the traits of ``assets.validation.candidates``, 68 bytes per sample, so
+that ten million samples fit a small machine. Only samples that passed the rules of ``assets.validation.sample_rules``
+take part, so that a broken one never displaces a good one. Within training the first in index order stays; evaluation
+splits are never thinned.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when it is imported, out of a type checker's sight
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.errors import DataError, message
+from assets.validation.candidates import Traits, candidate_pairs
 from assets.validation.config import DuplicateRules
+from assets.validation.resemblance import distances
 
-HASH_BITS = 64
 REASONS = ("repeated_caption", "in_evaluation", "near_evaluation", "duplicate_image", "near_duplicate")
+_PAIRS_AT_ONCE = 1 << 18
+ReadSignatures = Callable[[np.ndarray], np.ndarray]
+"""Ascending rows -> their signatures, uint8 [rows, 18 * 18 * 3]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,6 @@ def hash_numbers(column: pa.Array, name: str) -> np.ndarray:
     if not pc.all(pc.match_substring_regex(filled, "^[0-9a-f]{16}$")).as_py():
         raise DataError(message(f"index.parquet: column {name} holds values that are no hash", fix="run ingest again"))
     return np.frombuffer(bytes.fromhex("".join(filled.to_pylist())), dtype=">u8").astype(np.uint64)
-
-
-def informative(hashes: np.ndarray, min_bits: int) -> np.ndarray:
-    """Say which perceptual hashes have enough set and unset bits to describe a picture, bool [rows]."""
-    bits = np.bitwise_count(hashes)
-    return (bits >= min_bits) & (bits <= HASH_BITS - min_bits)
 
 
 def repeated(hashes: np.ndarray, candidates: np.ndarray, limit: int) -> Matches:
@@ -96,102 +95,128 @@ def shared(hashes: np.ndarray, candidates: np.ndarray, reference: np.ndarray) ->
     return Matches(candidates[found], reference[first[place[found]]])
 
 
-def close_pairs(hashes: np.ndarray, max_distance: int) -> np.ndarray:
-    """Find all pairs of hashes that differ in few bits.
-
-    Two hashes that differ in d bits agree in at least one of d + 1 bands, so each band is sorted and only neighbours
-    with an equal band are compared.
+def near_pairs(
+    traits: Traits, rows: np.ndarray, num_fixed: int, rules: DuplicateRules, read: ReadSignatures
+) -> np.ndarray:
+    """Find the pairs of rows that show nearly the same.
 
     Args:
-        hashes: uint64 [rows].
-        max_distance: Bits that may differ.
+        traits: Of all rows of the index.
+        rows: Rows to look at: some of the evaluation, then those of training, each ascending.
+        num_fixed: How many of them are of the evaluation, and not compared with each other.
+        rules: With the distance, and whether training rows are compared with each other.
+        read: Reads signatures; as many as ``_PAIRS_AT_ONCE`` pairs need are held at a time.
 
     Returns:
-        Pairs (earlier, later), ordered by later and then earlier, int64 [pairs, 2].
+        Pairs (first, second) of rows of the index, in the order of ``rows`` by second and then first, int64 [pairs, 2].
     """
-    edges = np.linspace(0, HASH_BITS, max_distance + 2).astype(int)
-    found: list[np.ndarray] = []
-    for low, high in pairwise(edges.tolist()):
-        mask = np.uint64((1 << (high - low)) - 1)
-        bands = (hashes >> np.uint64(low)) & mask
-        order = np.argsort(bands, kind="stable")
-        sorted_bands, sorted_hashes = bands[order], hashes[order]
-        active = np.arange(len(order))
-        step = 0
-        while len(active):
-            step += 1
-            active = active[active < len(order) - step]
-            active = active[sorted_bands[active] == sorted_bands[active + step]]
-            close = active[np.bitwise_count(sorted_hashes[active] ^ sorted_hashes[active + step]) <= max_distance]
-            found.append(np.stack([order[close], order[close + step]], axis=1))
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0) if found else np.empty((0, 2), dtype=np.int64)
-    return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
+    pairs = candidate_pairs(traits.take(rows), num_fixed, rules.near)
+    kept: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)]
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part = rows[pairs[start : start + _PAIRS_AT_ONCE]]
+        needed, place = np.unique(part, return_inverse=True)
+        place = place.reshape(part.shape)
+        signatures = read(needed)
+        close = distances(signatures, place[:, 0], place[:, 1]) <= rules.max_distance
+        kept.append(part[close])
+    return np.concatenate(kept)
 
 
-def near(hashes: np.ndarray, candidates: np.ndarray, max_distance: int) -> Matches:
-    """Find candidates close to an earlier one that stays (a rejected one rejects nobody, so chains do not spread).
+def near(pairs: np.ndarray, left: np.ndarray) -> Matches:
+    """Find training rows near an earlier one that stays (a rejected one rejects nobody, so chains do not spread).
 
     Args:
-        hashes: Perceptual hashes, uint64 [rows].
-        candidates: Rows to look at, ascending.
-        max_distance: Bits that may differ.
+        pairs: What :func:`near_pairs` found.
+        left: Training rows that no other rule rejects, ascending.
     """
+    both = np.isin(pairs, left).all(axis=1)
     partner: dict[int, int] = {}
-    for earlier, later in close_pairs(hashes[candidates], max_distance).tolist():
+    for earlier, later in pairs[both].tolist():
         if earlier not in partner:
             partner.setdefault(later, earlier)
-    rows = np.array(sorted(partner), dtype=np.int64)
-    return Matches(candidates[rows], candidates[np.array([partner[row] for row in rows.tolist()], dtype=np.int64)])
+    return _matches(partner)
+
+
+def near_fixed(pairs: np.ndarray, left: np.ndarray, evaluation: np.ndarray) -> Matches:
+    """Find training rows near one of the evaluation.
+
+    Args:
+        pairs: What :func:`near_pairs` found.
+        left: Training rows that no other rule rejects, ascending.
+        evaluation: Rows of the evaluation splits, ascending.
+    """
+    across = np.isin(pairs[:, 0], evaluation) & np.isin(pairs[:, 1], left)
+    return _matches({later: earlier for earlier, later in pairs[across][::-1].tolist()})
+
+
+def _matches(partner: dict[int, int]) -> Matches:
+    rows = sorted(partner)
+    return Matches(np.array(rows, dtype=np.int64), np.array([partner[row] for row in rows], dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """Hashes of all rows of the index.
+    """What is known of all rows of the index.
 
     Attributes:
-        image: Of the files' bytes, uint64 [rows].
-        perceptual: Difference hashes, uint64 [rows].
-        caption: Of the captions, uint64 [rows].
+        image: Hashes of the files' bytes, uint64 [rows].
+        caption: Hashes of the captions, uint64 [rows].
+        traits: Of the pictures.
     """
 
     image: np.ndarray
-    perceptual: np.ndarray
     caption: np.ndarray
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Accepted rows of the index.
+
+    Attributes:
+        train: Of training, ascending, int64.
+        evaluation: Of the evaluation splits, ascending, int64.
+    """
+
+    train: np.ndarray
+    evaluation: np.ndarray
 
 
 def find_duplicates(
-    hashes: Hashes, train: np.ndarray, evaluation: np.ndarray, rules: DuplicateRules, max_repeats: int
+    hashes: Hashes, rows: Rows, rules: DuplicateRules, max_repeats: int, read: ReadSignatures
 ) -> dict[str, Matches]:
     """Apply the rules one after another; a row that one rejects takes no part in the next.
 
     Args:
         hashes: Of all rows.
-        train: Accepted training rows, ascending.
-        evaluation: Accepted rows of the evaluation splits, ascending.
+        rows: Those to look at.
         rules: What to drop.
         max_repeats: Training images that may share one caption; 0 sets no limit.
+        read: Reads signatures.
 
     Returns:
         Reason -> matches, for the reasons that are switched on.
     """
     found: dict[str, Matches] = {}
-    left = train
+    left = rows.train
 
     def reject(reason: str, matches: Matches) -> None:
         nonlocal left
         found[reason] = matches
         left = np.setdiff1d(left, matches.rows, assume_unique=True)
 
-    def telling(rows: np.ndarray) -> np.ndarray:
-        return rows[informative(hashes.perceptual[rows], rules.min_hash_bits)]
-
     if max_repeats:
         reject("repeated_caption", repeated(hashes.caption, left, max_repeats))
     if rules.evaluation:
-        reject("in_evaluation", shared(hashes.image, left, evaluation))
-        reject("near_evaluation", shared(hashes.perceptual, telling(left), telling(evaluation)))
+        reject("in_evaluation", shared(hashes.image, left, rows.evaluation))
+    pairs = np.empty((0, 2), dtype=np.int64)
+    if rules.evaluation or rules.near:
+        fixed = rows.evaluation if rules.evaluation else rows.evaluation[:0]
+        pairs = near_pairs(hashes.traits, np.concatenate([fixed, left]), len(fixed), rules, read)
+    if rules.evaluation:
+        reject("near_evaluation", near_fixed(pairs, left, rows.evaluation))
     if rules.exact:
         reject("duplicate_image", same(hashes.image, left))
     if rules.near:
-        reject("near_duplicate", near(hashes.perceptual, telling(left), rules.max_distance))
+        reject("near_duplicate", near(pairs, left))
     return found

@@ -19,7 +19,7 @@ from assets.atomic import atomic_folder, write_json
 from assets.code_stamp import code_digest
 from assets.config import entry, load_machine, read_sections
 from assets.errors import DataError, message
-from assets.index import read_index, write_table
+from assets.index import TABLE_COLUMNS, read_index, write_table
 from assets.manifest import value_digest, version_of, write_manifest
 from assets.progress import Stage
 from assets.section import parse
@@ -146,7 +146,7 @@ def _write_report(name: str, raw: Path, docs: Path, decisions: Decisions, splits
     with atomic_folder(docs) as folder:
         site = folder / "data_docs"
         site.mkdir()
-        parts = (batch.to_pandas() for batch in batches(raw))
+        parts = (batch.to_pandas() for batch in batches(raw, TABLE_COLUMNS))
         declared = splits["split"][splits["role"] != UNDECLARED].tolist()
         checks = run_suites(parts, sample_checks(declared), splits, split_checks(), site)
         examples = pick_examples(decisions.reasons)

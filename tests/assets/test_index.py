@@ -1,5 +1,4 @@
 import io
-import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +6,7 @@ import pytest
 from PIL import Image
 
 from assets.errors import DataError
-from assets.index import SCHEMA, decode_grey, difference_hash, index_row, read_index
+from assets.index import SCHEMA, index_row, read_index, signature
 from assets.shards import Placement
 from assets.sources.base import Sample
 
@@ -20,45 +19,38 @@ def encoded(kind, array):
     return stream.getvalue()
 
 
-def slow_difference_hash(grey):
-    height, width = grey.shape
-    assert width % 9 == 0
-    assert height % 8 == 0
-    bits = ""
-    for row in range(8):
-        cells = [
-            grey[row * height // 8 : (row + 1) * height // 8, column * width // 9 : (column + 1) * width // 9].mean()
-            for column in range(9)
-        ]
-        bits += "".join("1" if a < b else "0" for a, b in itertools.pairwise(cells))
-    return f"{int(bits, 2):016x}"
+def test_signature_keeps_flat_colours_and_the_order_of_rows_and_channels():
+    picture = np.zeros((36, 54, 3), dtype=np.uint8)
+    picture[:18] = (10, 20, 30)
+    picture[18:] = (40, 50, 60)
+    small = np.frombuffer(signature(picture), dtype=np.uint8).reshape(18, 18, 3)
+    assert (small[:8] == (10, 20, 30)).all()
+    assert (small[10:] == (40, 50, 60)).all()
 
 
-def test_difference_hash_agrees_with_a_slow_version():
-    # cell means a whole grey level apart, so that rounding decides nothing
-    cells = np.random.default_rng(0).permutation(72).reshape(8, 9).astype(np.uint8) * 3
-    grey = np.kron(cells, np.ones((6, 5), dtype=np.uint8))
-    assert difference_hash(grey) == slow_difference_hash(grey)
-
-
-def test_difference_hash_ignores_brightness_and_sees_the_mirror_image():
-    ramp = np.tile(np.arange(0, 180, 2, dtype=np.uint8), (16, 1))
-    assert difference_hash(ramp) == "f" * 16
-    assert difference_hash(ramp + 40) == "f" * 16
-    assert difference_hash(ramp[:, ::-1]) == "0" * 16
+def test_signature_weighs_pixels_by_a_triangle_two_cells_wide():
+    column = np.random.default_rng(0).integers(0, 256, 18 * 8).astype(np.uint8)
+    got = np.frombuffer(signature(np.tile(column[:, None, None], (1, 36, 3))), dtype=np.uint8).reshape(18, 18, 3)
+    centres = np.arange(18 * 8) + 0.5
+    for cell in range(1, 17):
+        weights = np.maximum(0, 1 - abs(centres - (cell + 0.5) * 8) / 8)
+        assert abs(int(got[cell, 5, 0]) - (weights * column).sum() / weights.sum()) <= 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_grey_decoding_takes_every_format(kind):
-    picture = np.full((20, 30, 3), 100, dtype=np.uint8)
-    grey = decode_grey(encoded(kind, picture))
-    assert grey.shape == (20, 30)
-    assert abs(int(grey.mean()) - 100) <= 2
+@pytest.mark.parametrize("side", [20, 700])
+def test_rows_measure_every_format(kind, side):
+    picture = np.full((side, side + 10, 3), 100, dtype=np.uint8)
+    row = index_row(Sample("k", encoded(kind, picture), "jpg", "a", {}), "train", "train/00000.tar", PLACE)
+    assert (row["width"], row["height"]) == (side + 10, side)
+    small = np.frombuffer(row["signature"], dtype=np.uint8)
+    assert len(small) == 18 * 18 * 3
+    assert abs(small.astype(int) - 100).max() <= 2
 
 
 def test_a_damaged_picture_gets_a_row_that_says_so():
     row = index_row(Sample("k", b"\xff\xd8 no picture", "jpg", "two  words", {}), "train", "train/00000.tar", PLACE)
-    assert (row["width"], row["height"], row["perceptual_hash"]) == (0, 0, "")
+    assert (row["width"], row["height"], row["signature"]) == (0, 0, b"")
     assert row["caption_words"] == 2
     assert row["caption_chars"] == 10
     assert list(row) == SCHEMA.names
@@ -91,3 +83,4 @@ def test_index_types_are_those_of_the_architecture_page():
     assert kinds["offset"] == pa.int64()
     assert kinds["width"] == pa.int32()
     assert kinds["image_hash"] == pa.string()
+    assert kinds["signature"] == pa.binary()

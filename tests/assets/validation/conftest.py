@@ -18,7 +18,7 @@ from assets.validation.config import ValidationConfig
 SETTINGS: dict[str, Any] = {
     "image": {"min_side": 16, "max_side": 256, "max_aspect_ratio": 3.0, "min_contrast": 2.0},
     "caption": {"min_words": 2, "max_words": 20, "file_names": False, "generic": ["A photo!"], "max_repeats": 0},
-    "duplicates": {"exact": True, "near": True, "max_distance": 1, "evaluation": True, "min_hash_bits": 4},
+    "duplicates": {"exact": True, "near": True, "evaluation": True, "max_distance": 0.06},
     "limits": {"max_rejected_train": 0.9, "warn_rejected_train": 0.5, "max_rejected_evaluation": 0.9},
 }
 

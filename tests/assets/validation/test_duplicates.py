@@ -3,17 +3,25 @@ import pyarrow as pa
 import pytest
 
 from assets.errors import DataError
+from assets.index import index_row, signature
+from assets.shards import Placement
+from assets.sources.emoji_scenes.source import EmojiScenes
+from assets.validation import duplicates
+from assets.validation.candidates import traits_of
 from assets.validation.config import DuplicateRules
 from assets.validation.duplicates import (
+    REASONS,
     Hashes,
-    close_pairs,
+    Rows,
     find_duplicates,
     hash_numbers,
     near,
+    near_pairs,
     repeated,
     same,
     shared,
 )
+from assets.validation.resemblance import distances
 
 
 def numbers(*values: int) -> np.ndarray:
@@ -24,13 +32,28 @@ def listed(matches) -> dict[int, int]:
     return dict(zip(matches.rows.tolist(), matches.partners.tolist(), strict=True))
 
 
-ALL = DuplicateRules(exact=True, near=True, max_distance=1, evaluation=True, min_hash_bits=0)
+def pictures(count: int) -> np.ndarray:
+    """Signatures of unlike soft pictures, uint8 [count, 972]."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return np.stack(
+        [np.frombuffer(signature(np.kron(grid, np.ones((16, 16, 1), np.uint8))), np.uint8) for grid in coarse]
+    )
+
+
+def find(image: np.ndarray, signatures: np.ndarray, train: np.ndarray, evaluation: np.ndarray, rules: DuplicateRules):
+    hashes = Hashes(image, image, traits_of(signatures))
+    found = find_duplicates(hashes, Rows(train, evaluation), rules, 0, signatures.__getitem__)
+    return {reason: listed(matches) for reason, matches in found.items()}
+
+
+ALL = DuplicateRules(exact=True, near=True, evaluation=True, max_distance=0.06)
+NONE = np.array([], dtype=np.int64)
 
 
 def test_hashes_become_numbers_and_nonsense_is_refused():
     assert hash_numbers(pa.array(["00000000000000ff", ""]), "x").tolist() == [255, 0]
-    with pytest.raises(DataError, match="perceptual_hash"):
-        hash_numbers(pa.array(["xyz"]), "perceptual_hash")
+    with pytest.raises(DataError, match="image_hash"):
+        hash_numbers(pa.array(["xyz"]), "image_hash")
 
 
 def test_the_first_of_equal_images_stays():
@@ -52,51 +75,70 @@ def test_captions_repeated_beyond_the_limit_go_altogether():
     assert listed(repeated(captions, np.arange(5), 0)) == {}
 
 
-@pytest.mark.parametrize("distance", [0, 1, 2, 3])
-def test_close_pairs_equal_an_all_pairs_search(distance):
-    rng = np.random.default_rng(distance)
-    base = rng.integers(0, 2**63, 60, dtype=np.uint64)
-    flips = np.uint64(1) << rng.integers(0, 64, (3, 60), dtype=np.uint64)
-    hashes = np.concatenate([base, base ^ flips[0], base ^ flips[0] ^ flips[1], base ^ flips[0] ^ flips[1] ^ flips[2]])
-    wanted = sorted(
-        (later, earlier)
-        for later in range(len(hashes))
-        for earlier in range(later)
-        if int(hashes[later] ^ hashes[earlier]).bit_count() <= distance
-    )
-    assert [(b, a) for a, b in close_pairs(hashes, distance).tolist()] == wanted
-
-
 def test_near_duplicates_do_not_chain():
-    hashes = numbers(0b0000, 0b0001, 0b0011)
-    assert listed(near(hashes, np.arange(3), 1)) == {1: 0}  # row 2 is close to row 1 alone, which is gone
+    pairs = np.array([[0, 1], [1, 2]])
+    assert listed(near(pairs, np.arange(3))) == {1: 0}  # row 2 is near row 1 alone, which is gone
+
+
+def test_near_pairs_equal_an_all_pairs_search_among_few():
+    grid, taken = pictures(20), np.arange(40)
+    signatures = np.concatenate([grid, np.rint(grid * 0.95).astype(np.uint8)])
+    first, second = np.array([(a, b) for b in range(40) for a in range(b)]).T
+    close = distances(signatures, first, second) <= ALL.max_distance
+    wanted = np.stack([first, second], axis=1)[close].tolist()
+    assert near_pairs(traits_of(signatures), taken, 0, ALL, signatures.__getitem__).tolist() == wanted
+    assert wanted == [[row, row + 20] for row in range(20)]
+
+
+def test_many_pairs_are_looked_at_in_parts(monkeypatch):
+    signatures = np.repeat(pictures(3), 4, axis=0)
+    whole = near_pairs(traits_of(signatures), np.arange(12), 0, ALL, signatures.__getitem__)
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 2)
+    assert np.array_equal(near_pairs(traits_of(signatures), np.arange(12), 0, ALL, signatures.__getitem__), whole)
+    assert len(whole) == 3 * 6
 
 
 def test_few_or_no_candidates_are_no_problem():
-    none = np.array([], dtype=np.int64)
-    for rows in (none, np.array([0])):
-        assert listed(near(numbers(5), rows, 2)) == listed(same(numbers(5), rows)) == {}
+    for rows in (NONE, np.array([0])):
+        assert find(numbers(5), pictures(1), rows, NONE, ALL) == {reason: {} for reason in REASONS[1:]}
 
 
 def test_rules_apply_in_order_and_each_row_gets_one_reason():
-    image, perceptual = numbers(1, 1, 2, 3, 4, 4), numbers(8, 8, 9, 200, 200, 200)
-    found = find_duplicates(Hashes(image, perceptual, image), np.array([0, 1, 2, 3, 4]), np.array([5]), ALL, 0)
-    assert {reason: matches.rows.tolist() for reason, matches in found.items()} == {
-        "in_evaluation": [4],
-        "near_evaluation": [3],
-        "duplicate_image": [1],
-        "near_duplicate": [2],
+    a, b, c = pictures(3)
+    darker = (a * 0.95).astype(np.uint8)
+    signatures = np.stack([a, a, darker, b, c, c, b])
+    found = find(numbers(1, 1, 2, 3, 4, 4, 5), signatures, np.arange(5), np.array([5, 6]), ALL)
+    assert found == {
+        "in_evaluation": {4: 5},
+        "near_evaluation": {3: 6},
+        "duplicate_image": {1: 0},
+        "near_duplicate": {2: 0},
     }
 
 
-def test_flat_images_match_nothing_by_perceptual_hash():
-    rules = ALL.model_copy(update={"min_hash_bits": 3})
-    hashes = Hashes(numbers(1, 2, 3), numbers(0, 0, 0b111), numbers(1, 2, 3))
-    found = find_duplicates(hashes, np.arange(2), np.array([2]), rules, 0)
-    assert all(not len(matches.rows) for matches in found.values())
+def test_evaluation_alone_compares_training_with_it_and_not_with_itself():
+    rules = ALL.model_copy(update={"near": False, "exact": False})
+    a, b = pictures(2)
+    found = find(np.arange(5, dtype=np.uint64), np.stack([a, a, b, b, b]), np.arange(3), np.array([3, 4]), rules)
+    assert found == {"in_evaluation": {}, "near_evaluation": {2: 3}}
 
 
 def test_switched_off_rules_do_not_run():
-    off = DuplicateRules(exact=False, near=False, max_distance=0, evaluation=False, min_hash_bits=0)
-    same_everywhere = Hashes(numbers(1, 1), numbers(1, 1), numbers(1, 1))
-    assert find_duplicates(same_everywhere, np.arange(2), np.array([], dtype=np.int64), off, 0) == {}
+    off = DuplicateRules(exact=False, near=False, evaluation=False, max_distance=0)
+    assert find(numbers(1, 1), np.repeat(pictures(1), 2, axis=0), np.arange(2), NONE, off) == {}
+
+
+@pytest.mark.slow
+def test_planted_near_duplicates_are_found_and_others_left_alone(emoji_config):
+    config = emoji_config(
+        sizes={"train": 1500}, num_concepts=800, num_classes=200, duplicate_share=0.2, zipf_exponent=0.7, seed=3
+    )
+    samples = list(EmojiScenes(config).samples("train", 0, 1500))
+    planted = np.array([sample.metadata["duplicate_of"] is not None for sample in samples])
+    rows = [index_row(sample, "train", "train/00000.tar", Placement(0, 1, 2, 3, 4, 5)) for sample in samples]
+    signatures = np.stack([np.frombuffer(row["signature"], np.uint8) for row in rows])
+    pairs = near_pairs(traits_of(signatures), np.arange(1500), 0, ALL, signatures.__getitem__)
+    rejected = np.isin(np.arange(1500), near(pairs, np.arange(1500)).rows)
+    assert planted.sum() > 250
+    assert rejected[planted].mean() >= 0.95
+    assert rejected[~planted].mean() <= 0.01

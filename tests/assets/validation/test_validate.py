@@ -20,7 +20,7 @@ def mixed(make_raw, picture, sample):
             "train": [
                 sample("good", picture(1)),
                 sample("twin", picture(1)),
-                sample("near", picture(1, 52, 52)),
+                sample("near", picture(1, 96, 96)),
                 sample("broken", b"no picture"),
                 sample("blank", picture(2, blank=True)),
                 sample("small", picture(3, 8, 8)),
