@@ -22,7 +22,6 @@ REASONS = (*RULES, *DUPLICATE_REASONS)
 ACCEPTED = 0
 UNDECLARED = "undeclared"
 BATCH_ROWS = 1 << 19
-_SIGNATURE_ROWS = 1 << 16
 _SIGNATURE_BYTES = 3 * SIGNATURE_SIDE**2
 
 
@@ -111,8 +110,9 @@ def signature_parts(raw: Path) -> Iterator[np.ndarray]:
     Raises:
         DataError: A value is not a signature.
     """
-    for batch in pq.ParquetFile(raw / INDEX).iter_batches(batch_size=_SIGNATURE_ROWS, columns=["signature"]):
-        column = batch.column(0)
+    file = pq.ParquetFile(raw / INDEX)
+    for group in range(file.num_row_groups):  # one reader over all groups would keep what it has read
+        column = file.read_row_group(group, columns=["signature"]).column(0).combine_chunks()
         lengths = np.diff(np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1])
         if not np.isin(lengths, (0, _SIGNATURE_BYTES)).all():
             wrong = "index.parquet: column signature holds values of another length"
