@@ -210,7 +210,8 @@ class Store:
             http_client=urllib3.PoolManager(
                 maxsize=8,  # reading and fetching ahead go on at once
                 timeout=urllib3.Timeout(connect=5, read=120),
-                retries=urllib3.Retry(total=2, connect=1, backoff_factor=0.2, status_forcelist=[502, 503, 504]),
+                # 500 is S3's "try again", which a server that has just been started may say to the first write
+                retries=urllib3.Retry(total=4, connect=1, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
             ),
         )
 

@@ -55,6 +55,6 @@ def test_a_signal_to_torchrun_stops_every_worker_after_the_same_step(toy_data, p
     finally:
         end(agent)
     steps = re.findall(r"stopped after step (\d+); run it again to go on", log.read_text())
-    assert len(steps) == 2, tail(log)
-    assert steps[0] == steps[1]
+    assert len(steps) == 1, tail(log)  # the main process says so for all
+    assert "SIGKILL" not in log.read_text()  # a worker in another step would wait for the others until it is killed
     assert list(tmp_path.glob(f"work/pretrain/toy-s0/*/checkpoints/step-{int(steps[0]) + 1:08d}"))
