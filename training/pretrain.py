@@ -3,15 +3,14 @@
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from assets.code_stamp import code_digest
 from assets.config import MachineConfig, load_machine
 from assets.errors import ConfigError, message
-from assets.manifest import read_manifest, value_digest, version_of
+from assets.manifest import read_manifest, version_of
 from assets.progress import Stage
 from assets.shard_cache import load_shard_cache
-from training.config import RecipeConfig, RunConfig, check_batch, load_recipe, load_run
+from training.config import RecipeConfig, check_batch, load_recipe, load_run
 from training.data.holdout import hold_out, whole_images
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
@@ -23,6 +22,7 @@ from training.engine.optim import count_parameters
 from training.methods import METHODS
 from training.models.build import build_method, build_tokenizer, image_size
 from training.models.text_pass import accepts_short_text
+from training.plan import Plan
 from training.publish import FinishedRun, publish_log, publish_model
 
 
@@ -43,36 +43,6 @@ class Paths:
     out: Path
     log: Path
     profile: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One run, resolved.
-
-    Attributes:
-        name: Its key in ``runs``.
-        run: Recipe, data set, policy, seed.
-        recipe: How to train.
-        code: Digest of the code in use.
-        inputs: Versions of the input folders.
-    """
-
-    name: str
-    run: RunConfig
-    recipe: RecipeConfig
-    code: str
-    inputs: dict[str, str]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved config, JSON-serialisable."""
-        return {"run": self.run.model_dump(mode="json"), "recipe": self.recipe.model_dump(mode="json")}
-
-    @property
-    def work(self) -> Path:
-        """The folder where this very run lives until it is published."""
-        digest = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
-        return Path("work") / "pretrain" / self.name / digest
 
 
 def pretrain(name: str, params: Path, paths: Paths) -> None:
@@ -143,11 +113,7 @@ def _train_and_publish(
     tensors = trainer.exported_tensors()
     if here.is_main:
         finished = FinishedRun(
-            name=plan.name,
-            run=plan.run,
-            recipe=recipe,
-            inputs=plan.inputs,
-            code=plan.code,
+            plan=plan,
             num_pairs=len(pairs),
             trainable_params=count_parameters(method, trainable=True),
             inference_params=count_parameters(method.model),

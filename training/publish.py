@@ -11,12 +11,12 @@ from torch import Tensor
 
 from assets.atomic import atomic_folder, write_json, write_text
 from assets.manifest import version_of, write_manifest
-from training.config import RecipeConfig, RunConfig
 from training.engine.distributed import World
 from training.engine.loop import Fitted
 from training.engine.metrics import publish_curves
 from training.model_card import model_card
 from training.models.build import export_model
+from training.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,7 @@ class FinishedRun:
     """A run whose training is over.
 
     Attributes:
-        name: Its key in ``runs``.
-        run: Recipe, data set, policy, seed.
-        recipe: How it was trained.
-        inputs: Versions of the input folders.
-        code: Digest of the code.
+        plan: What was to be trained.
         num_pairs: Training pairs, held-out ones excluded.
         trainable_params: Scalars that got gradients.
         inference_params: Scalars of the exported model.
@@ -36,11 +32,7 @@ class FinishedRun:
         world: The processes.
     """
 
-    name: str
-    run: RunConfig
-    recipe: RecipeConfig
-    inputs: dict[str, str]
-    code: str
+    plan: Plan
     num_pairs: int
     trainable_params: int
     inference_params: int
@@ -48,14 +40,9 @@ class FinishedRun:
     world: World
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The resolved config, JSON-serialisable."""
-        return {"run": self.run.model_dump(mode="json"), "recipe": self.recipe.model_dump(mode="json")}
-
-    @property
     def exported_holdout(self) -> dict[str, float]:
         """Held-out scores of the weights that are exported; empty without held-out pairs."""
-        holdout = self.recipe.holdout
+        holdout = self.plan.recipe.holdout
         return self.fitted.best if holdout is not None and holdout.export == "best" else self.fitted.holdout
 
 
@@ -73,11 +60,11 @@ def publish_model(run: FinishedRun, tensors: dict[str, Tensor], model_config: di
     """
     with atomic_folder(out) as folder:
         export_model(tensors, model_config, folder)
-        write_json(folder / "config.json", run.config)
-        card = model_card(run.name, run.config, run.inputs, run.num_pairs, run.exported_holdout)
+        write_json(folder / "config.json", run.plan.config)
+        card = model_card(run.plan.name, run.plan.config, run.plan.inputs, run.num_pairs, run.exported_holdout)
         write_text(folder / "README.md", card)
-        counts = {"parameters": run.inference_params, "pairs": run.num_pairs, "steps": run.recipe.budget.steps}
-        write_manifest(folder, "model", run.name, run.config, counts, run.inputs, run.code)
+        counts = {"parameters": run.inference_params, "pairs": run.num_pairs, "steps": run.plan.recipe.budget.steps}
+        write_manifest(folder, "model", run.plan.name, run.plan.config, counts, run.plan.inputs, run.plan.code)
     return version_of(out)
 
 
@@ -95,12 +82,12 @@ def publish_log(run: FinishedRun, model_version: str, idle_seconds: float, curve
     with atomic_folder(out) as folder:
         publish_curves(curves, folder)
         summary = {
-            "name": run.name,
-            **run.run.model_dump(mode="json"),
+            "name": run.plan.name,
+            **run.plan.run.model_dump(mode="json"),
             "cost": _cost(run, idle_seconds),
             "holdout": {"last": run.fitted.holdout, "best": run.fitted.best},
             "git": git_commit(),
-            "data_version": run.inputs["valid"],
+            "data_version": run.plan.inputs["valid"],
             "model_version": model_version,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "processes": run.world.size,
@@ -112,7 +99,7 @@ def publish_log(run: FinishedRun, model_version: str, idle_seconds: float, curve
 
 def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
     """What the run took; seconds include earlier attempts."""
-    samples = run.recipe.budget.steps * run.recipe.budget.batch_size
+    samples = run.plan.recipe.budget.steps * run.plan.recipe.budget.batch_size
     seconds = run.fitted.seconds
     return {
         **seconds,

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from assets.section import Section
 from assets.sources.base import Domain, Role
+from assets.sources.splits import check_splits
 
 # a split's name becomes a folder and may stand before its keys, which have to fit a tar header
 SplitName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,19}$")]
@@ -56,11 +57,5 @@ class WebDatasetConfig(Section):
 
     @model_validator(mode="after")
     def _splits_fit_together(self) -> "WebDatasetConfig":
-        if [name for name, split in self.splits.items() if split.role == "train"] != ["train"]:
-            raise PydanticCustomError("train", "splits needs one split of role train, and its name must be 'train'")
-        suites = [(split.role, split.domain) for split in self.splits.values()]
-        if len(set(suites)) < len(suites):
-            raise PydanticCustomError("suites", "two splits of one role need different domains")
-        if len({split.classes for split in self.splits.values() if split.classes}) > 1:
-            raise PydanticCustomError("classes", "all zero_shot splits must name the same file of classes")
+        check_splits(self.splits)
         return self
