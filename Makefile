@@ -9,8 +9,10 @@ FAST   := not slow and not minio and not browser
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 MINIO         := .bin/minio
 
+IMG2DATASET := .img2dataset/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-fast check format store minio bench constraints clean clean-all
+.PHONY: help setup demo ui test test-fast check format store minio img2dataset bench constraints clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +64,14 @@ $(MINIO):
 		|| { echo "error: $$(go version) is too old, wanted Go 1.24 or newer to build MinIO; update Go" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.bin go install github.com/minio/minio@$(MINIO_VERSION)
 
+img2dataset: $(IMG2DATASET)  ## install img2dataset into .img2dataset, for data sets that are tables of addresses
+
+# its pins conflict with ours, so it gets an environment of its own
+$(IMG2DATASET): constraints-img2dataset.txt | $(STAMP)
+	@test -x .img2dataset/bin/python || $(PYTHON) -m venv .img2dataset
+	$(BIN)/uv pip install --quiet --python .img2dataset/bin/python --compile-bytecode -r constraints-img2dataset.txt
+	@touch $@
+
 bench: setup  ## run the benchmarks; results go to benchmarks/results
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
@@ -72,10 +82,11 @@ constraints:  ## resolve constraints.txt anew from pyproject.toml
 	@! grep -nE '://' constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
-clean:  ## remove caches and unfinished work; data, models and the store stay
-	rm -rf work build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+clean:  ## remove caches and unfinished work; data, downloads, models and the store stay
+	@test ! -d work || find work -mindepth 1 -maxdepth 1 ! -name download -exec rm -rf {} +
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find assets training evaluation pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean  ## also stop the store and remove it, all results and .venv
 	-@$(BIN)/clipfoundry store stop
-	rm -rf .store .dagster .dvc/cache .dvc/tmp data models runs reports stamps $(VENV)
+	rm -rf .store .dagster .dvc/cache .dvc/tmp data models runs reports stamps work .img2dataset $(VENV)

@@ -1,4 +1,4 @@
-"""Command line of the data stages: ``python -m assets ingest|validate --name D``."""
+"""Command line of the data stages: ``python -m assets ingest|validate|baseline|embed_captions --name D``."""
 
 import argparse
 import importlib
@@ -10,6 +10,8 @@ from assets.command import guarded
 from assets.config import load_machine
 from assets.dataset import load_dataset
 from assets.ingest import ingest
+from assets.shard_cache import load_shard_cache
+from assets.sources.base import Means
 
 WORK = Path("work")
 
@@ -17,6 +19,7 @@ WORK = Path("work")
 def run_ingest(arguments: argparse.Namespace) -> None:
     """Make ``data/raw/D`` from its source."""
     config = load_dataset(arguments.params, arguments.name)
+    machine = load_machine(arguments.params)
     ingest(
         arguments.name,
         config.source,
@@ -24,7 +27,8 @@ def run_ingest(arguments: argparse.Namespace) -> None:
         config.samples_per_shard,
         arguments.out or Path("data/raw") / arguments.name,
         WORK,
-        load_machine(arguments.params).workers,
+        machine.workers,
+        Means(load_shard_cache(arguments.params), machine.download),
     )
 
 
@@ -39,6 +43,33 @@ def run_validate(arguments: argparse.Namespace) -> None:
         arguments.raw or Path("data/raw") / name,
         arguments.out or Path("data/valid") / name,
         arguments.docs or Path("reports/validation") / name,
+        arguments.plots or Path("reports/data") / name,
+        arguments.baseline or Path("baselines") / f"{name}.json",
+    )
+
+
+def run_baseline(arguments: argparse.Namespace) -> None:
+    """Make the profile of ``data/valid/D`` the reference that later versions are compared with."""
+    name: str = arguments.name
+    out = arguments.out or Path("baselines") / f"{name}.json"
+    load_dataset(arguments.params, name)  # a name that is mistyped would leave a baseline nobody compares with
+    importlib.import_module("assets.validation.baseline").accept_baseline(
+        name, arguments.valid or Path("data/valid") / name, arguments.docs or Path("reports/validation") / name, out
+    )
+    print(f"{out} is the baseline of {name} now; commit it")
+
+
+def run_embed_captions(arguments: argparse.Namespace) -> None:
+    """Make ``data/embeddings/minilm-D`` from the captions that validation accepted."""
+    name: str = arguments.name
+    load_dataset(arguments.params, name)
+    importlib.import_module("assets.embedding.captions").embed_captions(
+        name,
+        arguments.raw or Path("data/raw") / name,
+        arguments.valid or Path("data/valid") / name,
+        arguments.out or Path("data/embeddings") / f"minilm-{name}",
+        WORK,
+        load_machine(arguments.params),
     )
 
 
@@ -53,8 +84,20 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/NAME)")
     checked.add_argument("--out", type=Path, help="folder to publish (default: data/valid/NAME)")
     checked.add_argument("--docs", type=Path, help="folder of the report (default: reports/validation/NAME)")
+    checked.add_argument("--plots", type=Path, help="folder of what DVC shows (default: reports/data/NAME)")
+    checked.add_argument("--baseline", type=Path, help="profile to compare with (default: baselines/NAME.json)")
     checked.set_defaults(action=run_validate)
-    for stage in (made, checked):
+    kept = stages.add_parser("baseline", help="make the validated data the reference for the next version")
+    kept.add_argument("--in", dest="valid", type=Path, help="folder of validated data (default: data/valid/NAME)")
+    kept.add_argument("--docs", type=Path, help="folder of its report (default: reports/validation/NAME)")
+    kept.add_argument("--out", type=Path, help="file to write (default: baselines/NAME.json)")
+    kept.set_defaults(action=run_baseline)
+    taught = stages.add_parser("embed_captions", help="embed the accepted captions with a sentence encoder")
+    taught.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/NAME)")
+    taught.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/NAME)")
+    taught.add_argument("--out", type=Path, help="folder to publish (default: data/embeddings/minilm-NAME)")
+    taught.set_defaults(action=run_embed_captions)
+    for stage in (made, checked, kept, taught):
         stage.add_argument("--name", required=True, help="key of the section datasets")
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top

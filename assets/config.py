@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from assets.downloads import DownloadMachine
 from assets.errors import ConfigError, message
 from assets.section import Section, parse, read_yaml, unknown
 
@@ -36,6 +37,8 @@ class MachineConfig(Section):
     """Folder of the local copies of shards streamed from an object store; several machines should not share it."""
     shard_cache_gib: float = Field(default=64.0, gt=0)
     """Disk that shards streamed from an object store may take."""
+    download: DownloadMachine = DownloadMachine()
+    """How pictures are fetched for data sets that are tables of addresses."""
 
 
 def read_sections(params: Path) -> dict[str, Any]:

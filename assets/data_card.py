@@ -1,48 +1,62 @@
 """The data card of a raw data folder: README.md and a sheet of sample pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
 from assets.atomic import atomic_file, write_text
-from assets.errors import DataError
+from assets.index import INDEX
+from assets.manifest import FileFacts
 from assets.picture import Picture, PictureError
-from assets.shards import read_member
 from assets.sources.base import About
 
 CARD = "README.md"
 SHEET = "sample_sheet.jpg"
+ReadPicture = Callable[[str, int, int], bytes]
+"""Shard as the index names it, offset and size -> bytes."""
+_SHOWN = ["shard", "image_offset", "image_size", "caption"]
 _COLUMNS, _ROWS_PER_SPLIT = 12, 2
 _CELL = 96
 _GAP = 4
 _LISTED = 10
-_CAPTIONS_SHOWN = 8
+_CAPTIONS_SHOWN, _CAPTION_CHARS = 8, 200
 
 
 def write_card(
-    folder: Path, about: About, facts: Mapping[str, Any], index: pa.Table, concepts: Mapping[str, int]
+    folder: Path,
+    about: About,
+    facts: Mapping[str, Any],
+    concepts: Mapping[str, int],
+    external: Mapping[str, FileFacts],
+    read: ReadPicture,
 ) -> None:
     """Write README.md and the sample sheet.
 
     Args:
-        folder: The data folder with its shards.
+        folder: The data folder with its index.
         about: What the source says of itself.
         facts: The content of dataset.json.
-        index: All index rows.
         concepts: Concept id -> number of train samples that show it.
+        external: Shards outside the folder.
+        read: Reads a picture from its shard.
     """
-    sheet_splits = write_sheet(folder, list(facts["splits"]), index)
+    shown = {split: _spread(folder / INDEX, split, _COLUMNS * _ROWS_PER_SPLIT) for split in facts["splits"]}
+    write_sheet(folder / SHEET, list(shown.values()), read)
     parts = [
         f"# {facts['name']}",
         f"{about.title}.",
         _splits(facts),
-        _sheet_text(sheet_splits),
-        _captions(index),
+        _numbers(folder / INDEX, list(facts["splits"])),
+        f"## Samples\n\n![samples]({SHEET})\n\nFrom the top, {_ROWS_PER_SPLIT} rows each: {', '.join(shown)}.",
+        _captions(next(iter(shown.values()))),
         _licence(about),
+        _external(external),
         f"## Languages\n\n{', '.join(about.languages)} (keys of `captions` in KEY.json; `long` holds long captions).",
         _classes(facts),
         _concepts(about, concepts),
@@ -51,25 +65,78 @@ def write_card(
     write_text(folder / CARD, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _splits(facts: Mapping[str, Any]) -> str:
-    lines = [
-        f"| {name} | {split['role']} | {split['domain']} | {split['style'] or ''} | {split['samples']:,} |"
-        for name, split in facts["splits"].items()
-    ]
+def _spread(index: Path, split: str, number: int) -> list[dict[str, Any]]:
+    """Return rows of a split, evenly spread over it."""
+    file = pq.ParquetFile(index)
+    starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+    rows = np.flatnonzero(pq.read_table(index, columns=["split"])["split"].to_numpy() == split)
+    wanted = rows[np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))]
+    found: list[dict[str, Any]] = []
+    for group in np.unique(np.searchsorted(starts, wanted, side="right") - 1).tolist():
+        here = wanted[(wanted >= starts[group]) & (wanted < starts[group + 1])] - starts[group]
+        found += file.read_row_group(group, columns=_SHOWN).take(pa.array(here)).to_pylist()
+    return found
+
+
+def _numbers(index: Path, splits: list[str]) -> str:
+    """Say how large pictures and captions are."""
+    columns = ["split", "image_size", "width", "height", "caption_words", "extension"]
+    table = pq.read_table(index, columns=columns)
+    lines: list[str] = []
+    for split in splits:
+        part = table.filter(pc.field("split") == split)
+        size, width, height, words = (part[name].to_numpy() for name in columns[1:5])
+        known = width > 0
+        sides = f"{np.median(width[known]):.0f} x {np.median(height[known]):.0f}" if known.any() else ""
+        formats = sorted(part["extension"].value_counts().to_pylist(), key=lambda entry: -entry["counts"])
+        named = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in formats)
+        low, middle, high = np.quantile(words, (0.05, 0.5, 0.95)).round().astype(int).tolist()
+        lines.append(f"| {split} | {size.sum() / 1e6:,.1f} | {sides} | {named} | {low} / {middle} / {high} |")
     return "\n".join(
-        ["## Splits", "", "| split | role | domain | style | samples |", "| --- | --- | --- | --- | ---: |", *lines]
+        [
+            "## In numbers",
+            "",
+            "| split | MB of pictures | median width x height | formats | caption words: 5 %, median, 95 % |",
+            "| --- | ---: | --- | --- | --- |",
+            *lines,
+        ]
     )
 
 
-def _sheet_text(splits: list[str]) -> str:
-    if not splits:
+def _external(external: Mapping[str, FileFacts]) -> str:
+    if not external:
         return ""
-    return f"## Samples\n\n![samples]({SHEET})\n\nFrom the top, {_ROWS_PER_SPLIT} rows each: {', '.join(splits)}."
+    size = sum(facts["bytes"] for facts in external.values())
+    first = next(iter(external))
+    return (
+        f"## Where the pictures are\n\nIn {len(external):,} tars outside this folder ({size / 1e9:,.2f} GB; the first "
+        f"is `{first}`), which are indexed in place. DVC keeps no copy of them; `manifest.json` lists their SHA-256, "
+        "and `validate` checks it."
+    )
 
 
-def _captions(index: pa.Table) -> str:
-    captions = index["caption"].slice(0, _CAPTIONS_SHOWN).to_pylist()
-    return "\n".join(["The first captions:", "", *(f"- {caption}" for caption in captions)])
+def _splits(facts: Mapping[str, Any]) -> str:
+    lines = [
+        f"| {name} | {split['role']} | {split['domain']} | {split['style'] or ''} | {split['samples']:,} "
+        f"| {split['listed'] - split['samples']:,} |"
+        for name, split in facts["splits"].items()
+    ]
+    return "\n".join(
+        [
+            "## Splits",
+            "",
+            "| split | role | domain | style | samples | listed but unreadable |",
+            "| --- | --- | --- | --- | ---: | ---: |",
+            *lines,
+        ]
+    )
+
+
+def _captions(rows: list[dict[str, Any]]) -> str:
+    """Quote some captions; the text of strangers goes in as code, so that it cannot become markup."""
+    quoted = [" ".join(row["caption"].split()).replace("`", "'")[:_CAPTION_CHARS] for row in rows]
+    lines = [f"- `{caption}`" for caption in dict.fromkeys(quoted) if caption]
+    return "\n".join(["Some captions:", "", *lines[:_CAPTIONS_SHOWN]])
 
 
 def _licence(about: About) -> str:
@@ -112,37 +179,33 @@ def _faults(about: About) -> str:
     return "\n".join(["## Known faults", "", *(f"- {fault}" for fault in about.faults)])
 
 
-def write_sheet(folder: Path, splits: list[str], index: pa.Table) -> list[str]:
-    """Write a sheet of the first pictures of every split, rows of one split together.
+def write_sheet(path: Path, blocks: list[list[dict[str, Any]]], read: ReadPicture) -> None:
+    """Write a sheet of pictures, two rows for each block; those that cannot be decoded leave a blank.
 
     Args:
-        folder: The data folder with its shards.
-        splits: Names of the splits.
-        index: All index rows.
-
-    Returns:
-        The splits that are on the sheet; pictures that cannot be decoded leave a blank.
+        path: The JPEG to write.
+        blocks: Index rows.
+        read: Reads a picture from its shard.
     """
-    sheet = Image.new(
-        "RGB", (_COLUMNS * (_CELL + _GAP) + _GAP, len(splits) * _ROWS_PER_SPLIT * (_CELL + _GAP) + _GAP), "white"
-    )
-    for block, split in enumerate(splits):
-        rows = index.filter(pc.field("split") == split).slice(0, _COLUMNS * _ROWS_PER_SPLIT)
-        for place, row in enumerate(rows.select(["shard", "image_offset", "image_size"]).to_pylist()):
-            picture = _thumbnail(folder / row["shard"], row["image_offset"], row["image_size"])
+    height = len(blocks) * _ROWS_PER_SPLIT * (_CELL + _GAP) + _GAP
+    sheet = Image.new("RGB", (_COLUMNS * (_CELL + _GAP) + _GAP, height), "white")
+    for block, rows in enumerate(blocks):
+        for place, row in enumerate(rows):
+            picture = _thumbnail(read(row["shard"], row["image_offset"], row["image_size"]))
             if picture is not None:
                 x = _GAP + place % _COLUMNS * (_CELL + _GAP)
                 y = _GAP + (block * _ROWS_PER_SPLIT + place // _COLUMNS) * (_CELL + _GAP)
                 sheet.paste(picture, (x, y))
-    with atomic_file(folder / SHEET) as temporary:
+    with atomic_file(path) as temporary:
         sheet.save(temporary, "JPEG", quality=90)
-    return splits
 
 
-def _thumbnail(shard: Path, offset: int, size: int) -> Image.Image | None:
+def _thumbnail(image: bytes) -> Image.Image | None:
     try:
-        picture = Picture(read_member(shard, offset, size))
+        picture = Picture(image)
         pixels = picture.pixels(shrink=min(picture.width, picture.height) // _CELL)
-    except (PictureError, DataError):
+    except PictureError:
         return None
-    return Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.BICUBIC)
+    thumbnail = Image.fromarray(pixels)
+    thumbnail.thumbnail((_CELL, _CELL), Image.Resampling.BICUBIC)
+    return thumbnail

@@ -9,6 +9,8 @@ from assets.config import entry, read_sections
 from assets.section import Section, parse
 from assets.sources.emoji_scenes.config import EmojiScenesConfig
 from assets.sources.folder.config import FolderConfig
+from assets.sources.huggingface.config import HuggingFaceConfig
+from assets.sources.url_table.config import UrlTableConfig
 from assets.sources.webdataset.config import WebDatasetConfig
 from assets.validation.config import ValidationConfig
 
@@ -16,7 +18,10 @@ from assets.validation.config import ValidationConfig
 class DatasetConfig(Section):
     """A data set."""
 
-    source: Annotated[EmojiScenesConfig | FolderConfig | WebDatasetConfig, Field(discriminator="kind")]
+    source: Annotated[
+        EmojiScenesConfig | FolderConfig | HuggingFaceConfig | UrlTableConfig | WebDatasetConfig,
+        Field(discriminator="kind"),
+    ]
     """Where the samples come from."""
     samples_per_shard: int = Field(ge=1, le=1_000_000)
     """Samples per tar file, and the unit of parallel work and of resuming."""

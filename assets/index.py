@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from assets.atomic import atomic_file
 from assets.errors import DataError, message
 from assets.picture import Picture, PictureError, TooLargeError
-from assets.shards import Placement
+from assets.placement import Placement
 from assets.sources.base import Sample
 
 INDEX = "index.parquet"
@@ -36,16 +34,15 @@ SCHEMA = pa.schema(
             "height": pa.int32(),
             "caption_words": pa.int32(),
             "caption_chars": pa.int32(),
+            "class_id": pa.int32(),
             "image_hash": pa.string(),
             "caption_hash": pa.string(),
-            "signature": pa.binary(),
         }.items()
     ]
 )
-TABLE_COLUMNS = [name for name in SCHEMA.names if name != "signature"]
-"""All columns but the one that takes three quarters of the space."""
-SIGNATURE_SIDE = 18
-_SMALLEST_DECODED = 4 * SIGNATURE_SIDE
+ROW_GROUP = 1 << 16
+NO_CLASS = -1
+"""``class_id`` of samples without a label."""
 
 
 def content_hash(content: bytes) -> str:
@@ -53,32 +50,21 @@ def content_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def signature(pixels: np.ndarray) -> bytes:
-    """Return a picture at 18 x 18 pixels, by which near-duplicates are told.
-
-    Smoothed by a triangle two cells wide rather than averaged cell by cell, so that a move by part of a cell changes
-    it as the derivatives say (``assets.validation.resemblance``).
-
-    Args:
-        pixels: Colours [height, width, 3] uint8.
-
-    Returns:
-        18 * 18 * 3 bytes, row by row.
-    """
-    side = (SIGNATURE_SIDE, SIGNATURE_SIDE)
-    return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR)).tobytes()
-
-
-def _measures(image: bytes) -> tuple[int, int, bytes]:
-    """Return width, height and signature."""
+def _sides(image: bytes) -> tuple[int, int]:
+    """Return width and height by the header; no pixel is decoded."""
     try:
         picture = Picture(image)
-        pixels = picture.pixels(shrink=min(picture.width, picture.height) // _SMALLEST_DECODED)
     except TooLargeError as refused:
-        return refused.width, refused.height, b""
+        return refused.width, refused.height
     except PictureError:
-        return 0, 0, b""
-    return picture.width, picture.height, signature(pixels)
+        return 0, 0
+    return picture.width, picture.height
+
+
+def _class_id(metadata: Mapping[str, Any]) -> int:
+    """Return the class of a labelled sample; other data may have other things under that name."""
+    value = metadata.get("class_id")
+    return value if isinstance(value, int) and 0 <= value < 1 << 31 else NO_CLASS
 
 
 def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[str, Any]:
@@ -91,10 +77,10 @@ def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[
         place: Where it lies in that file.
 
     Returns:
-        A row of ``SCHEMA``. A picture that cannot be decoded has an empty signature, and width and height 0; one
-        that is too large to be decoded has its width and height.
+        A row of ``SCHEMA``. Width and height are those of the picture's header, 0 where it has none; whether its
+        pixels can be decoded is found by validation.
     """
-    width, height, small = _measures(sample.image)
+    width, height = _sides(sample.image)
     return {
         "key": sample.key,
         "split": split,
@@ -111,16 +97,16 @@ def index_row(sample: Sample, split: str, shard: str, place: Placement) -> dict[
         "height": height,
         "caption_words": len(sample.caption.split()),
         "caption_chars": len(sample.caption),
+        "class_id": _class_id(sample.metadata),
         "image_hash": content_hash(sample.image),
         "caption_hash": content_hash(sample.caption.encode()),
-        "signature": small,
     }
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table as parquet, atomically and with bytes that depend on its content alone."""
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -6,24 +6,40 @@ git commit, so that the same inputs, config and code give the same bytes and DVC
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypedDict
 
 from assets.atomic import write_json
 from assets.errors import DataError, message
 
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
+
+
+class FileFacts(TypedDict):
+    """What a manifest says of a file: SHA-256 as 64 hex digits, and length."""
+
+    sha256: str
+    bytes: int
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits, read in chunks of 1 MiB."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stream_facts(stream: IO[bytes]) -> FileFacts:
+    """Return checksum and size of a file that is open at its begin."""
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+    return {"sha256": digest, "bytes": os.fstat(stream.fileno()).st_size}
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Return checksum and size of a file."""
+    with path.open("rb") as stream:
+        return stream_facts(stream)
 
 
 def value_digest(value: Any) -> str:
@@ -40,6 +56,7 @@ def write_manifest(
     counts: Mapping[str, int],
     inputs: Mapping[str, str],
     code: str,
+    external: Mapping[str, FileFacts] | None = None,
 ) -> dict[str, Any]:
     """Checksum every file of ``folder`` and write its manifest, which marks the folder as finished.
 
@@ -51,12 +68,13 @@ def write_manifest(
         counts: Facts a reader wants first, e.g. ``{"samples": 24000, "shards": 12}``.
         inputs: Name of each input folder or file and the version it had (see :func:`version_of`).
         code: Digest of the code that made it (``assets.code_stamp.code_digest``).
+        external: Files elsewhere that belong to it, by path relative to the folder or by URL.
 
     Returns:
         The manifest as written.
     """
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): file_facts(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -70,6 +88,8 @@ def write_manifest(
         "code": code,
         "files": files,
     }
+    if external:
+        manifest["external"] = dict(external)
     write_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -108,7 +128,7 @@ def version_of(folder: Path) -> str:
 
 
 def verify_manifest(folder: Path) -> list[str]:
-    """Compare a finished folder with its manifest.
+    """Compare the files of a finished folder with its manifest; external ones are left alone.
 
     Args:
         folder: The folder a stage published.

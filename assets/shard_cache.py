@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from assets.atomic import fsync_folder
 from assets.config import load_machine, read_sections
 from assets.errors import ConfigError, DataError, StoreError, message
 from assets.section import parse
-from assets.shard_download import CACHE_SETTING, download, full_disk, split_url
+from assets.shard_download import CACHE_SETTING, SCHEME, download, full_disk, is_url, list_keys, read_range, split_url
 from assets.store import STORE_FOLDER, Store, StoreConfig, open_store
 
 _LOCKS, _ROOM = ".locks", "room"
@@ -126,6 +126,44 @@ class ShardCache:
             )
         return descriptor
 
+    def read(self, url: str, offset: int, size: int) -> bytes:
+        """Read a part of a shard: from its local copy if there is one, else from the store, without making a copy.
+
+        Args:
+            url: ``s3://BUCKET/KEY``.
+            offset: First byte.
+            size: Bytes wanted.
+
+        Returns:
+            The bytes; fewer when the shard ends before.
+
+        Raises:
+            DataError: As :meth:`path`.
+            StoreError: As :meth:`path`.
+        """
+        try:
+            descriptor = os.open(self._target(url), os.O_RDONLY)
+        except FileNotFoundError:
+            bucket, key = split_url(url)
+            return read_range(self._store(bucket), key, offset, size) if size else b""
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
+
+    def urls(self, prefix: str) -> list[str]:
+        """Return the URLs of the objects whose URL begins with ``prefix``, sorted.
+
+        Args:
+            prefix: ``s3://BUCKET/`` and the begin of a key.
+
+        Raises:
+            DataError: As :meth:`path`.
+            StoreError: As :meth:`path`.
+        """
+        bucket, _, key = prefix.removeprefix(SCHEME).partition("/")
+        return [f"{SCHEME}{bucket}/{name}" for name in sorted(list_keys(self._store(bucket), key))]
+
     def prefetch(self, urls: Sequence[str]) -> None:
         """Start to download coming shards in a background thread of this process, and return at once.
 
@@ -148,6 +186,12 @@ class ShardCache:
         if self._local.pid != os.getpid():
             self._local = _Local(os.getpid())
         return self._local
+
+    def _store(self, bucket: str) -> Store:
+        stores = self._here().stores
+        if bucket not in stores:
+            stores[bucket] = open_store(self._config.model_copy(update={"bucket": bucket}), self._credentials_folder)
+        return stores[bucket]
 
     def _target(self, url: str) -> Path:
         _, key = split_url(url)
@@ -180,12 +224,9 @@ class ShardCache:
     def _fetch(self, url: str, target: Path, keep: frozenset[str]) -> None:
         """Download a shard whose lock we hold; ``keep`` names the copies that must not make room for it."""
         bucket, key = split_url(url)
-        stores = self._here().stores
-        if bucket not in stores:
-            stores[bucket] = open_store(self._config.model_copy(update={"bucket": bucket}), self._credentials_folder)
         partial = target.with_name(target.name + _PARTIAL)
         try:
-            download(stores[bucket], key, partial, lambda size: self._reserve(url, size, partial, keep))
+            download(self._store(bucket), key, partial, lambda size: self._reserve(url, size, partial, keep))
             with self._lock(_ROOM):  # so that whoever counts the files meets it once
                 partial.replace(target)
             fsync_folder(self.folder)
@@ -270,6 +311,19 @@ class ShardCache:
 def evicted(descriptor: int) -> bool:
     """Say whether the copy behind a descriptor is gone, so that only closing the descriptor frees its disk space."""
     return os.fstat(descriptor).st_nlink == 0
+
+
+def cache_for(shards: Iterable[str], params: Path) -> ShardCache | None:
+    """Return the cache of params.yaml if some shard needs one, else None.
+
+    Args:
+        shards: Shards as the index names them: paths or URLs.
+        params: The params.yaml to read, for URLs only.
+
+    Raises:
+        ConfigError: As :func:`load_shard_cache`.
+    """
+    return load_shard_cache(params) if any(is_url(shard) for shard in shards) else None
 
 
 def load_shard_cache(params: Path, credentials_folder: Path = STORE_FOLDER) -> ShardCache:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import urllib3
 from minio.error import MinioException, S3Error, ServerError
@@ -19,6 +20,7 @@ SCHEME = "s3://"
 CACHE_SETTING = "machine.shard_cache_gib"
 _CHUNK = 1 << 20
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
+_T = TypeVar("_T")
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 _CUSTOMER_KEY, _ENCRYPTION = "x-amz-server-side-encryption-customer-algorithm", "x-amz-server-side-encryption"
 
@@ -63,15 +65,58 @@ def download(store: Store, key: str, target: Path, reserve: Callable[[int], None
         DataError: The store has no such bucket or object.
         StoreError: The store does not answer, refuses, keeps sending something else, or the disk is full.
     """
+    _persistently(store, key, lambda: _transfer(store, key, target, reserve))
+
+
+def read_range(store: Store, key: str, offset: int, size: int) -> bytes:
+    """Read a part of an object.
+
+    Args:
+        store: The connection; ``store.config.bucket`` is the bucket.
+        key: The object's name.
+        offset: First byte.
+        size: Bytes wanted, at least 1.
+
+    Returns:
+        The bytes; fewer when the object ends before.
+
+    Raises:
+        DataError: The store has no such bucket or object.
+        StoreError: The store does not answer or refuses.
+    """
+    return _persistently(store, key, lambda: _read_range(store, key, offset, size))
+
+
+def list_keys(store: Store, prefix: str) -> list[str]:
+    """Return the names of the objects of a bucket that begin with a text.
+
+    Args:
+        store: The connection; ``store.config.bucket`` is the bucket.
+        prefix: Begin of the names.
+
+    Raises:
+        DataError: The store has no such bucket.
+        StoreError: The store does not answer or refuses.
+    """
+
+    def names() -> list[str]:
+        found = store.client.list_objects(store.config.bucket, prefix=prefix, recursive=True)
+        return [str(entry.object_name) for entry in found]
+
+    return _persistently(store, prefix, names)
+
+
+def _persistently(store: Store, key: str, request: Callable[[], _T]) -> _T:
+    """Make a request, a few times if it fails for a reason that may pass."""
     for pause in (*_PAUSES, None):
         try:
-            _transfer(store, key, target, reserve)
-            return
+            return request()
         except (MinioException, urllib3.exceptions.HTTPError, _DamagedTransferError) as error:
             if pause is None or not _is_transient(error):
                 _raise_explained(store, key, error)
             else:
                 time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def full_disk(folder: Path, size: int, free: int) -> StoreError:
@@ -91,6 +136,20 @@ def full_disk(folder: Path, size: int, free: int) -> StoreError:
             f"free some space, or lower {CACHE_SETTING} to what the disk can spare",
         )
     )
+
+
+def _read_range(store: Store, key: str, offset: int, size: int) -> bytes:
+    try:
+        response = store.client.get_object(store.config.bucket, key, offset=offset, length=size)
+    except S3Error as error:
+        if error.code == "InvalidRange":  # begins behind the end
+            return b""
+        raise
+    try:
+        return response.read(decode_content=False)
+    finally:
+        response.close()
+        response.release_conn()
 
 
 def _transfer(store: Store, key: str, target: Path, reserve: Callable[[int], None]) -> None:

@@ -7,38 +7,17 @@ the same samples give the same bytes and ``webdataset`` reads the files as they 
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from assets.errors import DataError, message
+from assets.placement import Placement
 from assets.sources.base import Sample
 
 _BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 100
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one sample lies in its shard, in bytes from the start of the file.
-
-    Attributes:
-        offset: First header of the sample.
-        size: From there to the end of the last member's padding.
-        image_offset: First byte of the picture.
-        image_size: Length of the picture.
-        metadata_offset: First byte of the JSON text.
-        metadata_size: Length of the JSON text.
-    """
-
-    offset: int
-    size: int
-    image_offset: int
-    image_size: int
-    metadata_offset: int
-    metadata_size: int
 
 
 def encode_metadata(metadata: dict[str, Any]) -> bytes:
@@ -101,28 +80,6 @@ def _header(name: str, size: int) -> bytes:
     )
     header = (fields.ljust(257, b"\0") + b"ustar\x0000").ljust(_BLOCK, b"\0")
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]
-
-
-def read_member(shard: Path, offset: int, size: int) -> bytes:
-    """Read a picture or JSON text straight from its place in a shard.
-
-    Args:
-        shard: The tar file.
-        offset: ``image_offset`` or ``metadata_offset`` of the index.
-        size: ``image_size`` or ``metadata_size`` of the index.
-
-    Raises:
-        DataError: The file is missing or ends too early.
-    """
-    try:
-        with shard.open("rb") as stream:
-            stream.seek(offset)
-            content = stream.read(size)
-    except FileNotFoundError as error:
-        raise DataError(message(f"shard {shard} is missing", fix='rerun "python -m assets ingest"')) from error
-    if len(content) != size:
-        raise DataError(message(f"shard {shard} ends inside a sample", len(content), f"{size} bytes at {offset}"))
-    return content
 
 
 def read_shard(shard: Path) -> Iterator[Sample]:

@@ -143,7 +143,7 @@ def find_credentials(
         raise StoreError(
             message(
                 f"no credentials for the {config.server} store in {folder / CREDENTIALS}",
-                fix='run "clipfoundry store start", which makes them',
+                fix='run "clipfoundry store start", which makes them, or copy the file from the clone that runs it',
             )
         )
     access, secret = environment.get(ACCESS_KEY, ""), environment.get(SECRET_KEY, "")

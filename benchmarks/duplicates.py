@@ -16,14 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from record import record
 
-from assets.index import SIGNATURE_SIDE, index_row
 from assets.section import read_yaml
-from assets.shards import Placement
 from assets.sources.emoji_scenes.config import EmojiScenesConfig
 from assets.sources.emoji_scenes.source import EmojiScenes
-from assets.validation.candidates import TABLES, Traits, candidate_pairs, keys, num_signs_per_key, traits_of
+from assets.validation.candidates import TABLES, candidate_pairs, keys, num_signs_per_key
 from assets.validation.duplicates import near
 from assets.validation.resemblance import distances
+from assets.validation.scan import measure
+from assets.validation.signature import SIGNATURE_BYTES, SIGNATURE_SIDE
+from assets.validation.traits import Traits, traits_of
 
 DISTANCES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.2)
 CHOSEN = 0.06
@@ -48,14 +49,13 @@ class Clock:
 
 def scenes() -> dict[str, object]:
     settings = read_yaml(PROFILE)["datasets"]["emoji"]["source"]
-    samples = EmojiScenes(EmojiScenesConfig.model_validate(settings)).samples("train", 0, settings["sizes"]["train"])
-    signatures: list[bytes] = []
+    count = settings["sizes"]["train"]
+    table = np.zeros((count, SIGNATURE_BYTES), dtype=np.uint8)
     originals: list[int] = []
-    for sample in samples:
-        signatures.append(index_row(sample, "train", "train/00000.tar", Placement(0, 1, 2, 3, 4, 5))["signature"])
+    for row, sample in enumerate(EmojiScenes(EmojiScenesConfig.model_validate(settings)).samples("train", 0, count)):
+        measure(sample.image, table[row])
         originals.append(int((sample.metadata["duplicate_of"] or "train--1").partition("-")[2]))
     repeats, rows = np.array(originals) >= 0, np.arange(len(originals))
-    table = np.frombuffer(b"".join(signatures), np.uint8).reshape(len(rows), -1)
     clock = Clock()
     traits = traits_of(table)
     clock.lap("traits")

@@ -127,7 +127,8 @@ def bench_loader(raw: Path, valid: Path) -> dict[str, object]:
     """Images per CPU second of one core: theirs, ours, and decoding plus resizing alone."""
     config = {"text_cfg": {"context_length": 77}}
     pairs = load_pairs(raw, valid)
-    dataset = StepDataset(pairs, SampleOrder(len(pairs), BATCH, 0), ViewPlan(VIEWS, build_tokenizer(config), VIEW, 0))
+    plan = ViewPlan({"image": VIEWS}, build_tokenizer(config), VIEW, 0)
+    dataset = StepDataset(pairs, SampleOrder(len(pairs), BATCH, 0), plan)
     preprocess = open_clip.image_transform(VIEW, is_train=True)
     arguments = SimpleNamespace(
         train_data=str(raw / "train" / f"{{00000..{SHARDS - 1:05d}}}.tar"),
@@ -262,7 +263,7 @@ def our_steps(text: torch.Tensor, image: torch.Tensor, machine: MachineConfig = 
 def bench_step(raw: Path, valid: Path) -> dict[str, object]:
     """Samples per CPU second of a training step on a batch in memory, normalising the pixels included in ours only."""
     pairs = load_pairs(raw, valid)
-    plan = ViewPlan(VIEWS, build_tokenizer({"text_cfg": {"context_length": 77}}), VIEW, 0, trim=True)
+    plan = ViewPlan({"image": VIEWS}, build_tokenizer({"text_cfg": {"context_length": 77}}), VIEW, 0, trim=True)
     batch = StepDataset(pairs, SampleOrder(len(pairs), STEP_BATCH, 0), plan)[0]
     whole = torch.zeros(STEP_BATCH, 77, dtype=torch.int64)
     whole[:, : batch["text"].shape[1]] = batch["text"]
@@ -306,7 +307,7 @@ print(peak() - before)
 def bench_memory(raw: Path, valid: Path) -> dict[str, object]:
     """Return the memory of the loader and its worker while 100,000 samples go through, in MiB of their own."""
     pairs = load_pairs(raw, valid)
-    plan = ViewPlan(VIEWS, build_tokenizer({"text_cfg": {"context_length": 77}}), 64, 0)
+    plan = ViewPlan({"image": VIEWS}, build_tokenizer({"text_cfg": {"context_length": 77}}), 64, 0)
     dataset = StepDataset(pairs, SampleOrder(len(pairs), 250, 0), plan)
     me = psutil.Process()
     held: list[float] = []

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from record import record
 
-from assets.ingest import ShardTask, Workspace, write_shard
+from assets.shard_tasks import ShardTask, Workspace, write_shard
 from assets.sources.base import open_source
 from assets.sources.emoji_scenes import sprites
 from assets.sources.emoji_scenes.config import EmojiScenesConfig, SplitSizes

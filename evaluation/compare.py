@@ -45,7 +45,7 @@ def compare(
     if not sections["runs"]:
         raise ConfigError(f"{params}: runs: nothing to compare; add a run")
     entries = {str(name): parse(RunConfig, value, f"{params}: runs.{name}") for name, value in sections["runs"].items()}
-    folders = Folders(reports, runs, models, raw, valid)
+    folders = Folders(reports, runs, models, raw, valid, params)
     with Stage("compare") as stage:
         rows = read_rows(entries, folders, config.main_metric)
         write_json(out_json, rounded([row.as_json() for row in rows]))

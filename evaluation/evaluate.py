@@ -46,7 +46,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
     with Stage(f"evaluate@{name}") as stage:
         encoder = Encoder(model, pick_device(machine), config.batch_size, machine.threads)
         batches = Batches(config.batch_size, machine.workers)
-        features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage)
+        features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage, params)
         results = {key: evaluator.run(features) for key, evaluator in evaluators.items()}
         for key, result in results.items():
             if not result.metrics:

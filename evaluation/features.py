@@ -115,6 +115,7 @@ def extract(
     needs: Mapping[str, frozenset[str]],
     batches: Batches,
     stage: Stage,
+    params: Path,
 ) -> Features:
     """Encode the accepted samples of every split that some evaluator needs.
 
@@ -125,12 +126,13 @@ def extract(
         needs: Split role -> ``"images"`` and ``"captions"`` as wanted; images always come.
         batches: How pictures are read.
         stage: For progress.
+        params: The params.yaml, which names the store when shards are URLs.
 
     Returns:
         The features.
     """
     dataset = read_dataset(raw)
-    splits = [(facts, *split_pairs(raw, valid, facts)) for facts in dataset_splits(dataset, needs, raw)]
+    splits = [(facts, *split_pairs(raw, valid, facts, params)) for facts in dataset_splits(dataset, needs, raw)]
     found: list[SplitFeatures] = []
     with stage.progress("encode", sum(len(pairs) for _, pairs, _ in splits), "image") as progress:
         for facts, pairs, class_ids in splits:

@@ -93,7 +93,7 @@ def _section(
         "several_seeds": any(len(group.rows) > 1 for group in groups),
         "show_policy": any(row.config.policy != "none" for row in rows),
         "figures": figures,
-        "examples": _examples(folders.reports / best.run, folders.raw / dataset, config),
+        "examples": _examples(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
         "chance_of": chance_of,
         "summary": summary,
@@ -156,9 +156,9 @@ def read_curve(path: Path) -> Curve:
         return [(float(row["step"]), float(row[value])) for row in rows]
 
 
-def _examples(report: Path, raw: Path, config: ReportConfig) -> list[dict[str, Any]]:
+def _examples(run: str, dataset: str, folders: Folders, config: ReportConfig) -> list[dict[str, Any]]:
     """Return the best run's example queries with their pictures; none unless it has the retrieval evaluator."""
-    path = report / "retrieval.json"
+    path = folders.reports / run / "retrieval.json"
     if not path.is_file() or not config.examples:
         return []
     suites: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["suites"]
@@ -174,7 +174,7 @@ def _examples(report: Path, raw: Path, config: ReportConfig) -> list[dict[str, A
                 pictured = direction == "text_to_image"
                 keys |= {item["key"] for query in queries for item in (query["ranked"] if pictured else (query,))}
                 blocks.append({"suite": suite, "direction": direction, "kind": kind, "queries": queries})
-    pictures = thumbnails(raw, keys, config.thumbnail_pixels)
+    pictures = thumbnails(folders.raw / dataset, keys, config.thumbnail_pixels, folders.params)
     return [{**block, "pictures": pictures} for block in blocks]
 
 

@@ -118,6 +118,7 @@ class Folders:
         models: Holds ``R/`` of ``pretrain``'s exports.
         raw: Holds ``D/`` of ``ingest``.
         valid: Holds ``D/`` of ``validate``, or None to leave the data summary out.
+        params: The params.yaml, which names the store of shards that are URLs.
     """
 
     reports: Path
@@ -125,6 +126,7 @@ class Folders:
     models: Path
     raw: Path
     valid: Path | None
+    params: Path
 
 
 def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str) -> list[Row]:

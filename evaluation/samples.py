@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from assets.errors import DataError, message
-from assets.index import read_index
-from assets.shards import read_member
+from assets.index import NO_CLASS, read_index
+from assets.shard_cache import cache_for
 from training.data.pairs import Pairs, load_pairs
 
 DATASET = "dataset.json"
@@ -101,13 +101,14 @@ def dataset_classes(dataset: dict[str, Any]) -> tuple[ClassFacts, ...]:
     return tuple(ClassFacts(**{name: facts[name] for name in names}) for facts in dataset.get("classes", []))
 
 
-def split_pairs(raw: Path, valid: Path, split: SplitFacts) -> tuple[Pairs, tuple[int, ...] | None]:
+def split_pairs(raw: Path, valid: Path, split: SplitFacts, params: Path) -> tuple[Pairs, tuple[int, ...] | None]:
     """Return the accepted samples of a split, and their classes if it has classes.
 
     Args:
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
         split: The split.
+        params: The params.yaml, which names the store when shards are URLs.
 
     Returns:
         The samples in index order, and one class id per sample for the role ``zero_shot``, otherwise None.
@@ -116,18 +117,13 @@ def split_pairs(raw: Path, valid: Path, split: SplitFacts) -> tuple[Pairs, tuple
         DataError: No sample is accepted, or a zero-shot sample has no class.
     """
     pairs = load_pairs(raw, valid, split.name)
+    pairs = replace(pairs, cache=cache_for(pairs.shards, params))
     if split.role != "zero_shot":
         return pairs, None
-    table = read_index(raw, ("key", "shard", "metadata_offset", "metadata_size"), split.name)
-    places = {row["key"]: row for row in table.to_pylist()}
-    class_ids: list[int] = []
-    for key in pairs.keys.to_pylist():
-        row = places[key]
-        text = read_member(raw / row["shard"], row["metadata_offset"], row["metadata_size"])
-        metadata = json.loads(text)
-        if "class_id" not in metadata:
-            raise DataError(
-                message(f"sample {key} of split {split.name} has no class_id in its JSON", fix="ingest the data anew")
-            )
-        class_ids.append(metadata["class_id"])
-    return pairs, tuple(class_ids)
+    table = read_index(raw, ("key", "class_id"), split.name)
+    labels = dict(zip(table["key"].to_pylist(), table["class_id"].to_pylist(), strict=True))
+    class_ids = tuple(labels[key] for key in pairs.keys.to_pylist())
+    if NO_CLASS in class_ids:
+        key = pairs.keys[class_ids.index(NO_CLASS)]
+        raise DataError(message(f"sample {key} of split {split.name} has no class_id", fix="ingest the data anew"))
+    return pairs, class_ids

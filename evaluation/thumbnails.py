@@ -11,20 +11,22 @@ from PIL import Image
 
 from assets.errors import DataError, message
 from assets.index import read_index
-from assets.shards import read_member
+from assets.members import read_member
+from assets.shard_cache import cache_for
 from training.data.decode import decode
 
 _COLUMNS = ("key", "shard", "image_offset", "image_size")
 _QUALITY = 82
 
 
-def thumbnails(raw: Path, keys: Iterable[str], pixels: int) -> dict[str, str]:
+def thumbnails(raw: Path, keys: Iterable[str], pixels: int, params: Path) -> dict[str, str]:
     """Read pictures by key.
 
     Args:
         raw: Folder of ``ingest``.
         keys: Sample keys; repeats are read once.
         pixels: Longest side; smaller pictures stay as they are.
+        params: The params.yaml, which names the store when shards are URLs.
 
     Returns:
         Key -> ``data:image/jpeg;base64,...``.
@@ -35,9 +37,11 @@ def thumbnails(raw: Path, keys: Iterable[str], pixels: int) -> dict[str, str]:
     wanted = sorted(set(keys))
     table = read_index(raw, _COLUMNS)
     mask = np.isin(table["key"].to_numpy(zero_copy_only=False), wanted)
+    rows = table.filter(pa.array(mask)).to_pylist()
+    cache = cache_for((row["shard"] for row in rows), params)
     found: dict[str, str] = {}
-    for row in table.filter(pa.array(mask)).to_pylist():
-        image = read_member(raw / row["shard"], row["image_offset"], row["image_size"])
+    for row in rows:
+        image = read_member(raw, row["shard"], row["image_offset"], row["image_size"], cache)
         found[row["key"]] = _shrink(image, pixels)
     if lacking := [key for key in wanted if key not in found]:
         raise DataError(

@@ -60,9 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     stage = command("stage", _stage, "run one stage without DVC and Dagster")
     stage.add_argument("stage", help=", ".join(_PACKAGE_OF_STAGE))
     stage.add_argument("name", nargs="?", help="data set or run")
+    baseline = command("baseline", _baseline, "make validated data the reference that later versions are compared with")
+    baseline.add_argument("name", help="data set")
     ui = command("ui", _ui, "serve the Dagster UI of this project until Ctrl-C")
     ui.add_argument("--port", type=int, default=3000, help="default: 3000")
     command("leaderboard", _leaderboard, "print reports/leaderboard.json as a table")
+    diff = command("diff", _diff, "what changed between two git revisions: parameters, data sets, scores")
+    diff.add_argument("before", nargs="?", default="HEAD", help="a git revision; default: HEAD")
+    diff.add_argument("after", nargs="?", default="workspace", help="another one; default: workspace")
     doctor = command("doctor", _doctor, "check this machine and this clone; each fault comes with its fix")
     doctor.add_argument("--json", action="store_true", help="print machine-readable results")
     store = command("store", _store, "the object store on this machine")
@@ -116,6 +121,11 @@ def _stage(options: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", _PACKAGE_OF_STAGE[stage], stage, *names], check=False).returncode
 
 
+def _baseline(options: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "assets", "baseline", "--name", options.name]
+    return subprocess.run(command, check=False).returncode
+
+
 def _ui(options: argparse.Namespace) -> int:
     from pipelines.preflight import check_repository
 
@@ -128,6 +138,14 @@ def _leaderboard(options: argparse.Namespace) -> None:
     from pipelines.leaderboard import print_leaderboard
 
     print_leaderboard()
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from pipelines.preflight import check_repository
+    from pipelines.revision_diff import print_diff
+
+    check_repository()
+    print_diff(options.before, options.after)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -104,7 +104,7 @@ def _disk(root: Path) -> Outcome:
     check_disk(root)
     free = free_gib(root)
     if free < _COMFORTABLE_GIB:
-        return "WARN", f"{free:.1f} GiB free", 'free some before a large data set, for example "dvc gc --workspace"'
+        return "WARN", f"{free:.1f} GiB free", 'free some with "dvc gc --all-commits --skip-failed --not-in-remote"'
     return "OK", f"{free:.0f} GiB free", ""
 
 

@@ -28,7 +28,7 @@ from pipelines.dvc_command import DvcCommand, Outcome
 from pipelines.dvc_project import Out, Project, StageRecord, read_lock
 from pipelines.metadata import describe, facts
 from pipelines.push import Pushed, push, pushed_result, pushed_spec
-from pipelines.stamps import compute_stamps
+from pipelines.stamps import compute_stamps, stamp_version
 from pipelines.translator import Translator
 
 Event: TypeAlias = MaterializeResult[Any] | AssetCheckResult
@@ -66,13 +66,13 @@ def build_assets(project: Project, command: DvcCommand, translator: Translator |
 
 
 def code_versions(project: Project) -> dict[str, str]:
-    """Return stamp file -> digest of the code as it is now, not as it was when the stamp was written."""
+    """Return stamp file -> version of code and baseline as they are now, not as they were when it was written."""
     try:
         stamps = compute_stamps(project.root / "params.yaml")
     except ConfigError:
         # a project without our sections; its stages have no code version
         return {}
-    return {f"stamps/{name}.json": stamp["code"] for name, stamp in stamps.items()}
+    return {f"stamps/{name}.json": stamp_version(stamp) for name, stamp in stamps.items()}
 
 
 def stage_specs(
@@ -108,7 +108,7 @@ def _stage_assets(
     pairs = stage_specs(project, stage, translator, codes)
     op_name = translator.op_name(stage)
     checks_file = translator.checks_file(stage)
-    checked = asset_of(stage, checks_file, translator) if checks_file else None
+    checked = checked_asset(stage, checks_file, translator) if checks_file else None
     check_specs = [pushed_spec(spec.key) for out, spec in pairs if out.cached]
     if checked is not None:
         check_specs += quality_specs(translator.asset_key(checked))
@@ -173,15 +173,15 @@ def _push(
     return pushed
 
 
-def asset_of(stage: StageRecord, path: str, translator: Translator) -> Out:
-    """Return the output of a stage that holds ``path``.
+def checked_asset(stage: StageRecord, path: str, translator: Translator) -> Out:
+    """Return the output of a stage that a checks.json speaks of: the first, whichever of them holds the file.
 
     Raises:
-        ConfigError: None does.
+        ConfigError: None holds it.
     """
-    for out in translator.asset_outs(stage):
-        if path == out.path or path.startswith(f"{out.path}/"):
-            return out
+    outs = translator.asset_outs(stage)
+    if any(path == out.path or path.startswith(f"{out.path}/") for out in outs):
+        return outs[0]
     raise ConfigError(
         message(f"dvc.yaml: stage {stage.address}: meta.dagster.checks", path, "a file in one of its outs")
     )

@@ -56,7 +56,7 @@ def check_disk(root: Path = Path(), wanted_gib: float = LEAST_FREE_GIB) -> None:
             message(
                 f"the disk of {root.resolve()} has {free:.1f} GiB left",
                 wanted=f"{wanted_gib:.1f} GiB",
-                fix='free some, for example with "dvc gc --workspace"',
+                fix='free some, for example with "dvc gc --all-commits --skip-failed --not-in-remote"',
             )
         )
 

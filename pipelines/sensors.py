@@ -26,7 +26,7 @@ from dagster import (
 
 from assets.errors import DataError
 from pipelines.checks import as_evaluation, quality_results
-from pipelines.dvc_assets import asset_of, code_versions, stage_specs
+from pipelines.dvc_assets import checked_asset, code_versions, stage_specs
 from pipelines.dvc_project import DVC_LOCK, LockEntry, Project, StageRecord, read_lock
 from pipelines.metadata import describe
 from pipelines.translator import Translator
@@ -158,7 +158,7 @@ def _checks(
     project: Project, stage: StageRecord, translator: Translator, path: str, key: AssetKey
 ) -> list[AssetCheckEvaluation]:
     file = translator.checks_file(stage)
-    if file is None or asset_of(stage, file, translator).path != path:
+    if file is None or checked_asset(stage, file, translator).path != path:
         return []
     try:
         return [as_evaluation(result) for result in quality_results(project.root / file, key)]

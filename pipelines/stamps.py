@@ -1,7 +1,8 @@
 """``python -m pipelines stamps``: one file per stage program that names the code the stage reaches.
 
 A stage of dvc.yaml depends on its stamp, so that an edit reruns the stages it concerns and no others. Python files are
-followed by their imports (``assets/code_stamp.py``); templates and tables that lie beside them count as bytes.
+followed by their imports (``assets/code_stamp.py``); templates and tables that lie beside them count as bytes. The
+stamp of a validation also names the baseline it compares with, which may be missing, as a dependency of DVC may not.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from assets.errors import ConfigError, message
 from assets.manifest import file_digest
 from assets.section import read_yaml, unknown
 
+BASELINES = "baselines"
 _NOT_RESOURCES = (".py", ".pyc", ".pyi", ".md")
+_VALIDATE = "validate-"
 
 
 def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]]:
@@ -37,13 +40,13 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
     methods = _table("training.methods", "METHODS")
     evaluators = _table("evaluation", "EVALUATORS")
     entries = {
-        "validate": ["assets.validation.run"],
         "evaluate": ["evaluation.evaluate", *sorted(evaluators.values())],
         "compare": ["evaluation.compare", "pipelines.scores"],
     }
     for name, dataset in (params.get("datasets") or {}).items():
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")
         entries[f"ingest-{name}"] = ["assets.ingest", module]
+        entries[f"{_VALIDATE}{name}"] = ["assets.validation.run"]
     for name, recipe in (params.get("recipes") or {}).items():
         module = _choice(recipe, "method", methods, f"{where}: recipes.{name}")
         entries[f"pretrain-{name}"] = ["training.pretrain", module]
@@ -112,12 +115,23 @@ def compute_stamps(params: Path) -> dict[str, dict[str, Any]]:
     """Compute every stamp of a params.yaml.
 
     Args:
-        params: The file.
+        params: The file; baselines lie in a folder beside it.
 
     Returns:
         Stamp name -> content of its file.
     """
-    return {name: stamp(modules) for name, modules in entry_modules(read_yaml(params), params).items()}
+    stamps = {name: stamp(modules) for name, modules in entry_modules(read_yaml(params), params).items()}
+    for name in stamps:
+        if name.startswith(_VALIDATE):
+            baseline = params.parent / BASELINES / f"{name.removeprefix(_VALIDATE)}.json"
+            stamps[name]["baseline"] = file_digest(baseline) if baseline.is_file() else "none"
+    return stamps
+
+
+def stamp_version(stamp: Mapping[str, Any]) -> str:
+    """Return a short text that changes whenever the content of a stamp does."""
+    baseline = stamp.get("baseline", "none")
+    return stamp["code"] if baseline == "none" else f"{stamp['code']}-{baseline[:8]}"
 
 
 def write_stamps(params: Path, folder: Path) -> list[str]:

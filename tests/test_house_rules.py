@@ -218,7 +218,8 @@ def test_every_entry_of_a_table_resolves_to_a_class_with_its_config(table, key, 
     assert table.startswith("assets/") or hasattr(entry, "Config"), f"{table}: {key} carries no Config"
 
 
-def test_every_pinned_version_stands_without_an_address():
-    lines = text_of(ROOT / "constraints.txt").splitlines()
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-img2dataset.txt"])
+def test_every_pinned_version_stands_without_an_address(name):
+    lines = text_of(ROOT / name).splitlines()
     pin = re.compile(r"[\w.\[\]-]+==[\w.!+]+( ; .+)?")
     assert [line for line in lines if line and not line.startswith("#") and not pin.fullmatch(line)] == []

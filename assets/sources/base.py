@@ -10,9 +10,16 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from assets.downloads import DownloadMachine
+from assets.placement import InPlace
+from assets.progress import Stage
 from assets.sources import SOURCES
+
+if TYPE_CHECKING:
+    from assets.shard_cache import ShardCache
 
 Role = Literal["train", "retrieval", "zero_shot"]
 Domain = Literal["in_domain", "held_out_style", "held_out_pairs"]
@@ -39,6 +46,7 @@ class Sample:
         caption: The text of KEY.txt.
         metadata: The content of KEY.json; holds ``captions`` and whatever truth the source has.
         concepts: Ids of what the picture really shows, each once; empty when the source does not know.
+        place: Where it lies already, to be indexed there; None for one to be written into a shard of ours.
     """
 
     key: str
@@ -47,6 +55,7 @@ class Sample:
     caption: str
     metadata: dict[str, Any]
     concepts: tuple[str, ...] = ()
+    place: InPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class Split:
         domain: The evaluation suite it belongs to.
         size: Number of indices, an upper bound on its samples.
         style: Name of the pictures' style, or several joined by ``+``, when the source has styles.
+        cuts: For samples that are indexed in place: ends of the index ranges that lie in one tar each.
     """
 
     name: str
@@ -66,6 +76,7 @@ class Split:
     domain: Domain
     size: int
     style: str | None = None
+    cuts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +123,36 @@ class About:
     concept_names: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What this machine has for making a data set; none of it changes a sample.
+
+    Attributes:
+        cache: Knows the object store of params.yaml; None where there is no params.yaml.
+        download: How pictures are fetched.
+    """
+
+    cache: "ShardCache | None" = None
+    download: DownloadMachine = field(default_factory=DownloadMachine)
+
+
 class Source(ABC):
     """Base of all sources. Sample ``i`` of a split depends on the config and ``i`` only, whoever asks for it."""
 
     kind: ClassVar[str]
+
+    def prepare(self, folder: Path, means: Means, stage: Stage) -> None:
+        """Fetch what the samples are made of; called once, before anything else is asked for.
+
+        Args:
+            folder: Keeps what was fetched, over edits of code and settings; made when something is put there.
+            means: What this machine has for it.
+            stage: Shows the progress.
+
+        Raises:
+            DataError: It cannot be had.
+        """
+        del folder, means, stage
 
     @abstractmethod
     def about(self) -> About:
@@ -128,6 +165,14 @@ class Source(ABC):
     @abstractmethod
     def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Yield the samples of one split with start <= index < stop, in index order."""
+
+    def write_beside(self, folder: Path) -> None:
+        """Write what else belongs into the data folder, such as a list of what could not be had; nothing by default.
+
+        Args:
+            folder: The data folder in the making.
+        """
+        del folder
 
     def classes(self, train_counts: Mapping[str, int]) -> list[ClassInfo]:
         """Return the zero-shot classes in the order of ``class_id``; none unless the source has labels.

@@ -1,6 +1,6 @@
 """Limits of the validation stage: ``datasets.NAME.validation`` in params.yaml."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,13 @@ class ImageRules(Section):
         return self
 
 
+class LanguageRule(Section):
+    """Which captions are rejected for their language; short ones are easily misjudged (docs/validation.md)."""
+
+    min_probability: float = Field(gt=0, le=1)
+    """Reject a caption that is in none of the declared languages with at least this probability."""
+
+
 class CaptionRules(Section):
     """What a caption must be like."""
 
@@ -37,6 +44,10 @@ class CaptionRules(Section):
     """Whether captions that are file names or addresses are accepted."""
     generic: tuple[str, ...]
     """Captions that say nothing about their image; compared without case, punctuation and outer spaces."""
+    boilerplate: bool = False
+    """Whether captions that a camera, a web page or a template wrote are accepted."""
+    language: LanguageRule | None = None
+    """Reject captions in a language that dataset.json does not declare; null judges no single caption."""
     max_repeats: int = Field(ge=0)
     """Training images that may share one caption; all of them are rejected above it; 0 sets no limit."""
 
@@ -60,6 +71,52 @@ class DuplicateRules(Section):
     """Share of a picture's variance that another leaves unexplained, up to which they show nearly the same."""
 
 
+class SafetyRule(Section):
+    """Which pictures are rejected as unsafe (needs the extra ``safety``)."""
+
+    max_score: float = Field(ge=0, le=1)
+    """Probability of pornography, at most; its makers call scores below 0.2 safe and those above 0.8 unsafe."""
+
+
+class LanguageCheck(Section):
+    """In which languages the captions of a split should be."""
+
+    sample: int = Field(default=20_000, ge=1, le=1_000_000)
+    """Accepted captions per split that are looked at, chosen by a hash of their key; the profile counts their words."""
+    min_share: float = Field(default=0.8, ge=0, le=1)
+    """Share of them in one of the languages of dataset.json, at least."""
+    severity: Literal["error", "warning"] = "warning"
+    """What a smaller share is; an error fails the stage."""
+
+
+class DriftLimit(Section):
+    """How far a split may be from the baseline's."""
+
+    psi: float = Field(ge=0)
+    """Population stability index of any distribution, beyond what two samples of their sizes differ by chance."""
+    rejected_share: float = Field(ge=0, le=1)
+    """Difference of the shares of rejected samples, for any reason and in all, beyond chance."""
+    lost_share: float = Field(ge=0, le=1)
+    """Share of the baseline's number of accepted samples that is no longer there."""
+
+
+class DriftLimits(Section):
+    """How far the data may be from the baseline, when there is one."""
+
+    warn: DriftLimit = DriftLimit(psi=0.1, rejected_share=0.02, lost_share=0.05)
+    """Warning beyond these."""
+    error: DriftLimit = DriftLimit(psi=0.25, rejected_share=0.1, lost_share=0.5)
+    """Error beyond these."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in DriftLimit.model_fields:
+            low, high = getattr(self.warn, name), getattr(self.error, name)
+            if low > high:
+                raise ValueError(f"warn.{name} {low} is above error.{name} {high}")
+        return self
+
+
 class Limits(Section):
     """Shares of rejected samples that the data set may have; a breached error limit fails the stage."""
 
@@ -69,6 +126,8 @@ class Limits(Section):
     """Warning above this share of rejected training samples."""
     max_rejected_evaluation: float = Field(ge=0, le=1)
     """Error above this share of rejected samples in any evaluation split."""
+    warn_left_out: float = Field(default=0.01, ge=0, le=1)
+    """Warning above this share of a split's listed samples that ingest could not read."""
 
 
 class ValidationConfig(Section):
@@ -82,3 +141,9 @@ class ValidationConfig(Section):
     """Rules about repeated images."""
     limits: Limits
     """Rules about the data set as a whole."""
+    language: LanguageCheck = LanguageCheck()
+    """Rules about the languages of captions."""
+    drift: DriftLimits = DriftLimits()
+    """Rules about what may change between two versions of the data."""
+    safety: SafetyRule | None = None
+    """Rules about pictures that nobody should train on; null scores none."""

@@ -1,17 +1,23 @@
 """What Great Expectations checks, as plain data: nothing here imports it, because that takes seconds.
 
-Two tables are checked. ``samples`` is the index, one row per sample, in parts when it is long. ``splits`` has one row
-per split with what was found, counted and decided; rules that need all rows at once are counted there.
+Three tables are checked. ``samples`` is the index, one row per sample, in parts when it is long. ``splits`` has one row
+per split with what was found, counted and decided; rules that need all rows at once are counted there. ``drift`` has
+one row per distribution, share or count that was compared with the baseline.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from assets.index import TABLE_COLUMNS
+from assets.index import SCHEMA
 from assets.shards import IMAGE_EXTENSIONS
 
 Severity = Literal["error", "warning"]
+CHECKS = "checks.json"
+DRIFT_CHECKS = ("drift", "drift_usual")
 _HASH = "^[0-9a-f]{16}$"
+_SHARD = r"^[^/]+/\d{5,}\.tar$|^s3://.|^(?:\.\./|/)."
+_AT_LEAST = "ExpectColumnPairValuesAToBeGreaterThanB"
+_DRIFT_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,8 @@ class Check:
         kind: Class name in ``great_expectations.expectations``.
         arguments: Its arguments.
         severity: An error fails the stage.
-        shown: For the table ``splits``: the column whose value per split is reported.
+        shown: The column whose value per row is reported, for the tables ``splits`` and ``drift``.
+        most: How many rows are reported; all of them when 0.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Check:
     arguments: dict[str, Any]
     severity: Severity = "error"
     shown: str = ""
+    most: int = 0
 
 
 def _present(column: str) -> Check:
@@ -65,11 +73,11 @@ def sample_checks(splits: list[str]) -> list[Check]:
             "columns",
             "The index has the documented columns in the documented order",
             "ExpectTableColumnsToMatchOrderedList",
-            {"column_list": TABLE_COLUMNS},
+            {"column_list": SCHEMA.names},
         ),
         *(_present(column) for column in ("key", "split", "shard", "caption", "image_hash")),
         _matches("key", r"^[^./\s]+$", "Keys hold no dot, slash or space, so that they can name tar members"),
-        _matches("shard", r"^[^/]+/\d{5,}\.tar$", "Shards are named SPLIT/NUMBER.tar"),
+        _matches("shard", _SHARD, "Shards are named SPLIT/NUMBER.tar, or are paths or URLs of tars elsewhere"),
         _matches("image_hash", _HASH, "Image hashes have 16 hex digits"),
         _matches("caption_hash", _HASH, "Caption hashes have 16 hex digits"),
         Check(
@@ -91,15 +99,46 @@ def sample_checks(splits: list[str]) -> list[Check]:
         _between("height", 0, None, "Heights are pixels, 0 where a picture cannot be decoded"),
         _between("caption_words", 0, None, "Numbers of words are not negative"),
         _above("image_offset", "offset", "Pictures lie inside their sample"),
-        _above("metadata_offset", "image_offset", "Metadata stand behind the picture"),
+        _between("metadata_offset", 0, None, "Metadata have a place, 0 where there are none"),
         _above("size", "image_size", "Samples are longer than their picture"),
         _above("caption_chars", "caption_words", "Captions have at least as many characters as words"),
     ]
 
 
-def split_checks() -> list[Check]:
-    """Return the checks of the table ``splits``, whose columns :func:`assets.validation.run.split_table` makes."""
-    equal, greater = "ExpectColumnPairValuesToBeEqual", "ExpectColumnPairValuesAToBeGreaterThanB"
+def split_checks(language: Severity) -> list[Check]:
+    """Return the checks of the table ``splits``, whose columns ``split_table`` and ``add_facts`` make.
+
+    Args:
+        language: What too few captions in a declared language are.
+    """
+    return [*_count_checks(), *_share_checks(language)]
+
+
+def drift_checks() -> list[Check]:
+    """Return the checks of the table ``drift``, which ``assets.validation.drift`` makes; an empty one passes."""
+    return [
+        Check(
+            DRIFT_CHECKS[0],
+            "No split is further from the baseline than drift.error allows",
+            _AT_LEAST,
+            {"column_A": "error", "column_B": "value", "or_equal": True},
+            shown="value",
+            most=_DRIFT_SHOWN,
+        ),
+        Check(
+            DRIFT_CHECKS[1],
+            "No split is further from the baseline than is usual (drift.warn)",
+            _AT_LEAST,
+            {"column_A": "warn", "column_B": "value", "or_equal": True},
+            severity="warning",
+            shown="value",
+            most=_DRIFT_SHOWN,
+        ),
+    ]
+
+
+def _count_checks() -> list[Check]:
+    equal = "ExpectColumnPairValuesToBeEqual"
     return [
         Check(
             "rows_as_declared",
@@ -130,18 +169,46 @@ def split_checks() -> list[Check]:
             shown="accepted",
         ),
         Check(
+            "none_beyond_listed",
+            "No split has more samples than its source listed",
+            _AT_LEAST,
+            {"column_A": "listed", "column_B": "found", "or_equal": True},
+            shown="listed",
+        ),
+    ]
+
+
+def _share_checks(language: Severity) -> list[Check]:
+    return [
+        Check(
             "rejected_share",
             "The share of rejected samples stays within the limit (max_rejected_train, max_rejected_evaluation)",
-            greater,
+            _AT_LEAST,
             {"column_A": "max_rejected_share", "column_B": "rejected_share", "or_equal": True},
             shown="rejected_share",
         ),
         Check(
             "rejected_share_usual",
             "The share of rejected training samples stays in the usual range (warn_rejected_train)",
-            greater,
+            _AT_LEAST,
             {"column_A": "warn_rejected_share", "column_B": "rejected_share", "or_equal": True},
             severity="warning",
             shown="rejected_share",
+        ),
+        Check(
+            "left_out_share",
+            "Nearly all samples that the source listed could be read (warn_left_out)",
+            _AT_LEAST,
+            {"column_A": "warn_left_out", "column_B": "left_out_share", "or_equal": True},
+            severity="warning",
+            shown="left_out_share",
+        ),
+        Check(
+            "language_share",
+            "Most captions are in a language that dataset.json declares (language.min_share)",
+            _AT_LEAST,
+            {"column_A": "language_share", "column_B": "min_language_share", "or_equal": True},
+            severity=language,
+            shown="language_share",
         ),
     ]

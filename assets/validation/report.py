@@ -1,5 +1,6 @@
 """The pages a person opens: an entry page, and a contact sheet of rejected samples grouped by reason."""
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
@@ -9,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
+from assets.members import read_member
 from assets.picture import Picture, PictureError
-from assets.shards import read_member
+from assets.shard_cache import ShardCache
+from assets.validation.html_table import html_table
 
 SHEET = "rejected.jpg"
 _PER_REASON, _TILE, _TEXT, _GAP, _HEADING = 10, 112, 46, 8, 26
@@ -23,7 +26,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2rem aut
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem } img { max-width: 100%; border: 1px solid #ddd }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem; vertical-align: top;
 border-bottom: 1px solid #e4e4e7; overflow-wrap: anywhere } td.n, th.n { text-align: right; white-space: nowrap }
-td:first-child { white-space: nowrap }
+td:first-child { white-space: nowrap } h3 { font-size: 1rem; margin: 1rem 0 .3rem }
+.panels { display: flex; flex-wrap: wrap; gap: .8rem 1.4rem; margin: .3rem 0 }
 .pass { color: #13661f } .fail { color: #b3121d; font-weight: 600 } .warn { color: #8a5300; font-weight: 600 }
 </style></head><body>
 <h1>Validation of <code>$name</code>: <span class="$class">$verdict</span></h1>
@@ -31,20 +35,12 @@ td:first-child { white-space: nowrap }
 <a href="data_docs/index.html">Great Expectations data docs</a></p>
 <h2>Rejected samples by reason</h2>$reasons
 <h2>Splits</h2>$splits
+<h2>What changed</h2>$changes
+<h2>What the data look like</h2>$profile
 <h2>Checks</h2>$checks
 <h2>Examples of rejected samples</h2>$sheet
 </body></html>
 """)
-
-
-def _table(head: list[str], rows: list[list[str]], numeric: int) -> str:
-    """Return an HTML table whose columns from ``numeric`` on are numbers; cells are HTML already."""
-    kind = ["" if column < numeric else ' class="n"' for column in range(len(head))]
-    top = "".join(f"<th{c}>{cell}</th>" for c, cell in zip(kind, head, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{c}>{cell}</td>" for c, cell in zip(kind, row, strict=True)) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _status(check: dict[str, Any]) -> str:
@@ -53,8 +49,27 @@ def _status(check: dict[str, Any]) -> str:
     return '<span class="fail">FAILED</span>' if check["severity"] == "error" else '<span class="warn">warning</span>'
 
 
+def _splits_table(splits: list[dict[Any, Any]]) -> str:
+    counts = ("listed", "found", "accepted", "rejected")
+    rows = [
+        [
+            escape(str(row["split"])),
+            escape(str(row["role"])),
+            *(f"{row[name]:,}" for name in counts),
+            f"{row['rejected_share']:.2%}",
+        ]
+        for row in splits
+    ]
+    return html_table(["split", "role", *counts, "share"], rows, 2)
+
+
 def write_page(
-    folder: Path, name: str, metrics: dict[str, Any], checks: list[dict[str, Any]], splits: list[dict[str, Any]]
+    folder: Path,
+    name: str,
+    metrics: dict[str, Any],
+    checks: list[dict[str, Any]],
+    splits: list[dict[Any, Any]],
+    parts: Mapping[str, str],
 ) -> None:
     """Write ``index.html``, which needs nothing but the files beside it.
 
@@ -63,7 +78,8 @@ def write_page(
         name: Name of the data set.
         metrics: What metrics.json holds.
         checks: What checks.json holds.
-        splits: One mapping per split: split, role, found, accepted, rejected, rejected_share.
+        splits: One mapping per split: split, role, listed, found, accepted, rejected, rejected_share.
+        parts: The sections ``changes`` and ``profile``, HTML already.
     """
     ordered = sorted(checks, key=lambda check: (check["passed"], check["severity"]))
     failed = sum(not check["passed"] and check["severity"] == "error" for check in checks)
@@ -77,21 +93,9 @@ def write_page(
         accepted=f"{metrics['accepted']:,}",
         rejected=f"{metrics['rejected']:,}",
         share=f"{metrics['rejected_share']:.2%}",
-        reasons=_table(["reason", "samples"], reasons, 1) if reasons else "<p>None.</p>",
-        splits=_table(
-            ["split", "role", "found", "accepted", "rejected", "share"],
-            [
-                [
-                    escape(str(row["split"])),
-                    escape(str(row["role"])),
-                    *(f"{row[key]:,}" for key in ("found", "accepted", "rejected")),
-                    f"{row['rejected_share']:.2%}",
-                ]
-                for row in splits
-            ],
-            2,
-        ),
-        checks=_table(
+        reasons=html_table(["reason", "samples"], reasons, 1) if reasons else "<p>None.</p>",
+        splits=_splits_table(splits),
+        checks=html_table(
             ["result", "check", "meaning", "observed"],
             [
                 [
@@ -105,6 +109,7 @@ def write_page(
             4,
         ),
         sheet=f'<img src="{SHEET}" alt="Rejected samples grouped by reason">' if reasons else "<p>None.</p>",
+        **parts,
         **{"class": "fail" if failed else "warn" if warned else "pass"},
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -127,7 +132,9 @@ def pick_examples(reasons: np.ndarray) -> dict[int, list[int]]:
     return chosen
 
 
-def write_sheet(path: Path, raw: Path, groups: dict[str, pa.Table], values: dict[str, list[str]]) -> None:
+def write_sheet(
+    path: Path, raw: Path, groups: dict[str, pa.Table], values: dict[str, list[str]], cache: ShardCache | None = None
+) -> None:
     """Draw rejected samples, one band per reason, with key, value and caption below each picture.
 
     Args:
@@ -135,6 +142,7 @@ def write_sheet(path: Path, raw: Path, groups: dict[str, pa.Table], values: dict
         raw: The raw data folder.
         groups: Reason -> index rows to show.
         values: Reason -> what the rule met, one per row.
+        cache: Knows the object store, for shards that lie there.
     """
     band = _HEADING + _TILE + _TEXT + _GAP
     sheet = Image.new("RGB", (_GAP + _PER_REASON * (_TILE + _GAP), band * len(groups) + _GAP), _PAPER)
@@ -145,7 +153,7 @@ def write_sheet(path: Path, raw: Path, groups: dict[str, pa.Table], values: dict
         draw.text((_GAP, top), reason, _INK, heading)
         for place, (row, value) in enumerate(zip(table.to_pylist(), values[reason], strict=True)):
             left = _GAP + place * (_TILE + _GAP)
-            picture = _tile(read_member(raw / row["shard"], row["image_offset"], row["image_size"]))
+            picture = _tile(read_member(raw, row["shard"], row["image_offset"], row["image_size"], cache))
             sheet.paste(picture, (left, top + _HEADING))
             below = top + _HEADING + _TILE + 2
             lines = ((row["key"], _FAINT), (value, _INK), (row["caption"], _FAINT))

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.index import SIGNATURE_SIDE
+from assets.validation.signature import SIGNATURE_SIDE
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 _PAIRS_AT_ONCE = 1 << 8
@@ -86,7 +86,7 @@ def _spread(signatures: NDArray[_Float], total: NDArray[_Float]) -> NDArray[_Flo
         total: Sum of their squares, [pairs].
     """
     num_pixels = signatures.shape[1] // 3
-    sums = signatures @ np.tile(np.eye(3, dtype=signatures.dtype), (num_pixels, 1))  # [pairs, 3]
+    sums = np.stack([signatures[:, channel::3].sum(axis=1) for channel in range(3)], axis=1)  # [pairs, 3]
     return np.maximum(total - np.square(sums).sum(axis=1) / num_pixels, 1)
 
 

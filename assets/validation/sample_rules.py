@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.validation.config import ValidationConfig
+from assets.validation.language import CaptionLanguages
 from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE
 
 COLUMNS = ("caption", "caption_words", "width", "height")
@@ -24,6 +25,18 @@ _FILE_NAME = (
     r"|(?:https?://|www\.)\S+"
     r"|(?:[a-z]:\\|/)\S+[/\\]\S+"
     r"|(?:img|image|dsc|dscn|dscf|pic|picture|photo|scan|screenshot|untitled|pxl|vid)[-_ ]?[-_0-9]{2,})\s*$"
+)
+_BOILERPLATE = (
+    # what cameras write into every picture
+    r"(?i)^\s*(?:(?:(?:olympus|konica|minolta|fujifilm|pentax|sanyo|samsung|casio|kodak|sony|ricoh|nikon|canon) )+"
+    r"(?:dsc|digital (?:still )?camera|camera pictures)|exif[ _-]jpeg(?:[ _-]picture)?"
+    # what web pages and templates leave where a description should be
+    r"|this image has an empty alt attribute.*|lorem ipsum.*|(?:no|missing|insert|enter|add) (?:an? |the )?"
+    r"(?:description|caption|alt(?:ernative)? text|title)(?: (?:available|provided|here|yet))?"
+    r"|image may contain.*|may be an? (?:image|illustration|cartoon|meme|doodle).*"
+    r"|(?:photo|image) credit:?\s.{0,40}|(?:copyright )?(?:\(c\)|copyright|\x{a9}) ?[0-9]{4}.{0,40}"
+    # dates, numbers, punctuation: no letter at all
+    r"|[^\pL]*)[.!\s]*$"
 )
 
 
@@ -37,6 +50,8 @@ class Samples:
         width: Pixels, int32 [rows].
         height: Pixels, int32 [rows].
         contrast: What ``assets.validation.scan.contrast`` measured, float32 [rows].
+        unsafe: What ``assets.validation.safety`` measured, float32 [rows]; None where no rule asks.
+        languages: What ``assets.validation.language`` found; None where no rule asks.
     """
 
     caption: pa.Array
@@ -44,6 +59,31 @@ class Samples:
     width: np.ndarray
     height: np.ndarray
     contrast: np.ndarray
+    unsafe: np.ndarray | None = None
+    languages: CaptionLanguages | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PassResults:
+    """What the passes beside the scan found of every row; None where no rule asks.
+
+    Attributes:
+        unsafe: Probability that a picture is unsafe, float32 [rows], nan where it cannot be decoded.
+        languages: The captions' languages.
+    """
+
+    unsafe: np.ndarray | None = None
+    languages: CaptionLanguages | None = None
+
+    def part(self, start: int, stop: int) -> "PassResults":
+        """Return the rows from ``start`` to ``stop``."""
+        return PassResults(
+            None if self.unsafe is None else self.unsafe[start:stop],
+            None if self.languages is None else self.languages.part(start, stop),
+        )
+
+
+NO_PASSES = PassResults()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +99,10 @@ class Hits:
     values: list[str]
 
 
-def samples_of(batch: pa.RecordBatch, contrast: np.ndarray) -> Samples:
-    """Take the columns of an index batch, with the contrasts measured by the scan."""
+def samples_of(batch: pa.RecordBatch, contrast: np.ndarray, passes: PassResults = NO_PASSES) -> Samples:
+    """Take the columns of an index batch, with what the scan and the passes beside it measured of these rows."""
     width, height, words = (batch.column(name).to_numpy() for name in ("width", "height", "caption_words"))
-    return Samples(batch.column("caption"), words, width, height, contrast)
+    return Samples(batch.column("caption"), words, width, height, contrast, passes.unsafe, passes.languages)
 
 
 def _sizes(samples: Samples, mask: np.ndarray) -> Hits:
@@ -78,6 +118,14 @@ def _captions(samples: Samples, mask: np.ndarray) -> Hits:
 def _numbers(numbers: np.ndarray, mask: np.ndarray, form: str) -> Hits:
     rows = np.flatnonzero(mask)
     return Hits(rows, [format(float(number), form) for number in numbers[rows]])
+
+
+def _nothing() -> Hits:
+    return Hits(np.empty(0, dtype=np.int64), [])
+
+
+def _matching(samples: Samples, pattern: str) -> Hits:
+    return _captions(samples, pc.match_substring_regex(samples.caption, pattern).to_numpy(zero_copy_only=False))
 
 
 def no_image(samples: Samples, config: ValidationConfig) -> Hits:
@@ -117,6 +165,13 @@ def aspect_ratio(samples: Samples, config: ValidationConfig) -> Hits:
     return _sizes(samples, long / short > config.image.max_aspect_ratio)
 
 
+def unsafe(samples: Samples, config: ValidationConfig) -> Hits:
+    """Find pictures that score above the limit."""
+    if config.safety is None or samples.unsafe is None:
+        return _nothing()
+    return _numbers(samples.unsafe, samples.unsafe > config.safety.max_score, ".3f")
+
+
 def empty_caption(samples: Samples, config: ValidationConfig) -> Hits:
     """Find captions without a word."""
     del config
@@ -136,14 +191,26 @@ def long_caption(samples: Samples, config: ValidationConfig) -> Hits:
 def file_name(samples: Samples, config: ValidationConfig) -> Hits:
     """Find captions that are a file name, a path or a web address."""
     if config.caption.file_names:
-        return Hits(np.empty(0, dtype=np.int64), [])
-    return _captions(samples, pc.match_substring_regex(samples.caption, _FILE_NAME).to_numpy(zero_copy_only=False))
+        return _nothing()
+    return _matching(samples, _FILE_NAME)
+
+
+def boilerplate(samples: Samples, config: ValidationConfig) -> Hits:
+    """Find captions that a camera, a web page or a template wrote, and those without a letter."""
+    return _nothing() if config.caption.boilerplate else _matching(samples, _BOILERPLATE)
+
+
+def language(samples: Samples, config: ValidationConfig) -> Hits:
+    """Find captions in a language that is not declared."""
+    if config.caption.language is None or samples.languages is None:
+        return _nothing()
+    return Hits(*samples.languages.foreign(config.caption.language.min_probability))
 
 
 def generic(samples: Samples, config: ValidationConfig) -> Hits:
     """Find captions that say nothing about the picture, by the configured list."""
     if not config.caption.generic:
-        return Hits(np.empty(0, dtype=np.int64), [])
+        return _nothing()
     listed = normalise(pa.array(config.caption.generic, pa.string()))
     return _captions(samples, pc.is_in(normalise(samples.caption), listed).to_numpy(zero_copy_only=False))
 
@@ -161,9 +228,12 @@ RULES: dict[str, Callable[[Samples, ValidationConfig], Hits]] = {
     "too_small": too_small,
     "too_large": too_large,
     "aspect_ratio": aspect_ratio,
+    "unsafe": unsafe,
     "empty_caption": empty_caption,
     "file_name": file_name,
+    "boilerplate": boilerplate,
     "generic": generic,
     "short_caption": short_caption,
     "long_caption": long_caption,
+    "language": language,
 }

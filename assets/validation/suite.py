@@ -6,7 +6,7 @@ home and shows no progress bars, both settled in the process, not in the user's 
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,18 @@ class Outcome:
             if text not in self.examples and len(self.examples) < _EXAMPLES:
                 self.examples.append(text)
 
-    def entry(self, splits: pd.DataFrame) -> dict[str, Any]:
+    def entry(self, table: "Table") -> dict[str, Any]:
         """Return the check's entry in checks.json, whose ``observed`` is flat.
 
         Args:
-            splits: The table ``splits``, for checks that report a value per split.
+            table: The table it belongs to, for checks that report a value per row.
         """
         observed: dict[str, Any] = {}
         if self.check.shown:
-            values = zip(splits["split"], splits[self.check.shown].tolist(), strict=True)
-            observed = {str(split): round(value, 6) for split, value in values}
+            (rows,) = table.parts
+            shown = rows.head(self.check.most or len(rows))
+            values = zip(shown[table.label], shown[self.check.shown].tolist(), strict=True)
+            observed = {str(label): round(value, 6) for label, value in values} or dict(table.empty)
         elif self.rows:
             observed = {"rows": self.rows, "unexpected": self.unexpected}
         if self.examples and not self.check.shown:
@@ -70,24 +72,34 @@ class Outcome:
         }
 
 
-def run_suites(
-    samples: Iterable[pd.DataFrame],
-    sample_checks: list[Check],
-    splits: pd.DataFrame,
-    split_checks: list[Check],
-    site: Path,
-) -> list[dict[str, Any]]:
-    """Check both tables and write the data docs.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table and what it must satisfy.
+
+    Attributes:
+        name: Name of its suite.
+        parts: The rows, in one or several parts; checks with ``shown`` need a sequence of one.
+        checks: What every part must satisfy.
+        label: The column that names a row in ``observed``.
+        empty: What is observed when there are no rows.
+    """
+
+    name: str
+    parts: Iterable[pd.DataFrame]
+    checks: list[Check]
+    label: str = ""
+    empty: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def run_suites(tables: Sequence[Table], site: Path) -> list[dict[str, Any]]:
+    """Check tables and write the data docs.
 
     Args:
-        samples: The index in parts.
-        sample_checks: What each part must satisfy.
-        splits: One row per split.
-        split_checks: What it must satisfy.
+        tables: The tables.
         site: Folder for the HTML pages; it must exist.
 
     Returns:
-        The entries of checks.json, in the order of the checks.
+        The entries of checks.json, in the order of tables and checks.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "False"
     import great_expectations as gx
@@ -98,11 +110,10 @@ def run_suites(
     context.add_data_docs_site("site", _site_config(site))  # pyright: ignore[reportArgumentType]
     for default in [name for name in context.get_site_names() if name != "site"]:
         context.delete_data_docs_site(default)
-    outcomes = _run(context, "splits", split_checks, [splits])
-    outcomes += _run(context, "samples", sample_checks, samples)
+    entries = [outcome.entry(table) for table in tables for outcome in _run(context, table)]
     context.build_data_docs()
     make_offline(site)
-    return [outcome.entry(splits) for outcome in outcomes]
+    return entries
 
 
 def _site_config(site: Path) -> dict[str, Any]:
@@ -125,12 +136,14 @@ def _expectation(check: Check) -> Any:
     )
 
 
-def _run(context: Any, name: str, checks: list[Check], parts: Iterable[pd.DataFrame]) -> list[Outcome]:
+def _run(context: Any, table: Table) -> list[Outcome]:
     """Validate every part of a table against one suite."""
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
 
-    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[_expectation(check) for check in checks]))
+    name = table.name
+    expectations = [_expectation(check) for check in table.checks]
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     asset = context.data_sources.add_pandas(name).add_dataframe_asset("table")
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("rows"), suite=suite)
@@ -138,9 +151,9 @@ def _run(context: Any, name: str, checks: list[Check], parts: Iterable[pd.DataFr
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name=name, validation_definitions=[definition], actions=[], result_format="BASIC")
     )
-    outcomes = {check.name: Outcome(check) for check in checks}
+    outcomes = {check.name: Outcome(check) for check in table.checks}
     first = 1
-    for part in parts:
+    for part in table.parts:
         run = RunIdentifier(run_name=f"{name}-{first:08d}-{first + len(part) - 1:08d}")
         first += len(part)
         results = checkpoint.run(batch_parameters={"dataframe": part}, run_id=run)

@@ -62,4 +62,4 @@ def test_help_lists_the_paths_and_nothing_else(capsys, stage):
     assert "--name" in text
     assert "--params" in text
     assert "--out" in text
-    assert text.count("\n  --") == {"ingest": 3, "validate": 5}[stage]
+    assert text.count("\n  --") == {"ingest": 3, "validate": 7}[stage]

@@ -3,11 +3,12 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from assets.errors import DataError
-from assets.index import SCHEMA, index_row, read_index, signature
-from assets.shards import Placement
+from assets.index import SCHEMA, index_row, read_index
+from assets.picture import Picture, PictureError
+from assets.placement import Placement
 from assets.sources.base import Sample
 
 PLACE = Placement(0, 1, 2, 3, 4, 5)
@@ -19,38 +20,35 @@ def encoded(kind, array):
     return stream.getvalue()
 
 
-def test_signature_keeps_flat_colours_and_the_order_of_rows_and_channels():
-    picture = np.zeros((36, 54, 3), dtype=np.uint8)
-    picture[:18] = (10, 20, 30)
-    picture[18:] = (40, 50, 60)
-    small = np.frombuffer(signature(picture), dtype=np.uint8).reshape(18, 18, 3)
-    assert (small[:8] == (10, 20, 30)).all()
-    assert (small[10:] == (40, 50, 60)).all()
-
-
-def test_signature_weighs_pixels_by_a_triangle_two_cells_wide():
-    column = np.random.default_rng(0).integers(0, 256, 18 * 8).astype(np.uint8)
-    got = np.frombuffer(signature(np.tile(column[:, None, None], (1, 36, 3))), dtype=np.uint8).reshape(18, 18, 3)
-    centres = np.arange(18 * 8) + 0.5
-    for cell in range(1, 17):
-        weights = np.maximum(0, 1 - abs(centres - (cell + 0.5) * 8) / 8)
-        assert abs(int(got[cell, 5, 0]) - (weights * column).sum() / weights.sum()) <= 1
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("side", [20, 700])
 def test_rows_measure_every_format(kind, side):
     picture = np.full((side, side + 10, 3), 100, dtype=np.uint8)
     row = index_row(Sample("k", encoded(kind, picture), "jpg", "a", {}), "train", "train/00000.tar", PLACE)
     assert (row["width"], row["height"]) == (side + 10, side)
-    small = np.frombuffer(row["signature"], dtype=np.uint8)
-    assert len(small) == 18 * 18 * 3
-    assert abs(small.astype(int) - 100).max() <= 2
 
 
-def test_a_damaged_picture_gets_a_row_that_says_so():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_no_pixel_is_decoded_for_a_row(kind, monkeypatch):
+    image = encoded(kind, np.full((20, 30, 3), 100, dtype=np.uint8))
+    monkeypatch.setattr(Picture, "pixels", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    row = index_row(Sample("k", image, "jpg", "a", {}), "train", "train/00000.tar", PLACE)
+    assert (row["width"], row["height"]) == (30, 20)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_damaged_behind_its_header_has_the_size_that_its_header_says(kind):
+    image = encoded(kind, np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8))
+    with pytest.raises(PictureError):
+        Picture(image[: len(image) // 2]).pixels()
+    row = index_row(Sample("k", image[: len(image) // 2], "jpg", "a", {}), "train", "train/00000.tar", PLACE)
+    assert (row["width"], row["height"]) == (80, 64)
+
+
+def test_what_is_no_picture_gets_a_row_that_says_so():
     row = index_row(Sample("k", b"\xff\xd8 no picture", "jpg", "two  words", {}), "train", "train/00000.tar", PLACE)
-    assert (row["width"], row["height"], row["signature"]) == (0, 0, b"")
+    assert (row["width"], row["height"]) == (0, 0)
     assert row["caption_words"] == 2
     assert row["caption_chars"] == 10
     assert list(row) == SCHEMA.names
@@ -83,4 +81,4 @@ def test_index_types_are_those_of_the_architecture_page():
     assert kinds["offset"] == pa.int64()
     assert kinds["width"] == pa.int32()
     assert kinds["image_hash"] == pa.string()
-    assert kinds["signature"] == pa.binary()
+    assert "signature" not in kinds

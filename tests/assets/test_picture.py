@@ -49,6 +49,41 @@ def test_the_orientation_that_a_camera_noted_is_applied_as_pillow_applies_it(ori
         assert np.abs(half - np.asarray(wanted.reduce(2)).astype(int)).max() < 12
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_of_a_jpeg_is_read_without_pillow(order, monkeypatch):
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F], exif[0x0112], exif[0x8769] = "Camera", 6, {0x9003: "2020:01:01 00:00:00"}
+    data = encoded(smooth(), "JPEG", exif=exif)
+    assert (b"MM\0*" if order == ">" else b"II*\0") in data
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert (Picture(data).width, Picture(data).height) == (48, 64)
+
+
+def test_exif_data_without_an_orientation_leave_it_to_pillow():
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    for data in (encoded(smooth(), "JPEG", exif=exif), encoded(smooth(), "JPEG", exif=exif, xmp=xmp)):
+        picture = Picture(data)
+        assert (picture.width, picture.height) == ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_an_orientation_behind_the_pixels_of_a_png_counts(text):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(smooth(), "PNG")
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    name = b"eXIf"
+    if text:
+        name, body = b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<a tiff:Orientation="6"/>'
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    late = data[:-12] + chunk + data[-12:]
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(late)))
+    assert (Picture(late).width, Picture(late).height) == wanted.size == (48, 64)
+
+
 def test_unreadable_exif_data_leave_a_picture_as_it_is():
     data = encoded(smooth(), "JPEG", exif=b"Exif\0\0 no tiff at all")
     assert np.array_equal(Picture(data).pixels(), Picture(encoded(smooth(), "JPEG")).pixels())

@@ -4,7 +4,8 @@ import tarfile
 import pytest
 
 from assets.errors import DataError
-from assets.shards import ShardWriter, read_member, read_shard
+from assets.members import read_member
+from assets.shards import ShardWriter, read_shard
 from assets.sources.base import Sample
 
 SAMPLES = [
@@ -47,8 +48,8 @@ def test_a_header_is_the_one_python_tarfile_would_write(tmp_path):
 def test_every_offset_points_at_its_content(tmp_path):
     places = write(tmp_path / "a.tar")
     for sample, place in zip(SAMPLES, places, strict=True):
-        assert read_member(tmp_path / "a.tar", place.image_offset, place.image_size) == sample.image
-        metadata = read_member(tmp_path / "a.tar", place.metadata_offset, place.metadata_size)
+        assert read_member(tmp_path, "a.tar", place.image_offset, place.image_size) == sample.image
+        metadata = read_member(tmp_path, "a.tar", place.metadata_offset, place.metadata_size)
         assert (b"captions" in metadata) == bool(sample.metadata)
     assert [place.offset for place in places[1:]] == [place.offset + place.size for place in places[:-1]]
 
@@ -81,14 +82,14 @@ def test_a_cut_off_shard_is_named(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(path.read_bytes()[: places[1].image_offset + 5])
     with pytest.raises(DataError, match="ends inside a sample"):
-        read_member(path, places[1].image_offset, places[1].image_size)
+        read_member(tmp_path, "a.tar", places[1].image_offset, places[1].image_size)
     with pytest.raises(DataError, match="not readable as tar"):
         list(read_shard(path))
 
 
 def test_a_missing_shard_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.tar is missing"):
-        read_member(tmp_path / "gone.tar", 0, 1)
+        read_member(tmp_path, "gone.tar", 0, 1)
 
 
 def test_a_sample_without_a_picture_is_an_error(tmp_path):

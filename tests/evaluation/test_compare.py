@@ -131,7 +131,9 @@ def test_seeds_are_grouped_and_chance_is_found(scored, tmp_path):
     from evaluation.results import Folders, read_rows
     from training.config import RunConfig
 
-    folders = Folders(scored / "reports/runs", scored / "runs", scored / "models", scored / "data/raw", None)
+    folders = Folders(
+        scored / "reports/runs", scored / "runs", scored / "models", scored / "data/raw", None, scored / "p.yaml"
+    )
     runs = {name: RunConfig(**config) for name, config in RUNS.items()}
     rows = read_rows(runs, folders, "zero_shot.in_domain.top1")
     groups = {group.label: group for group in group_rows(rows)}

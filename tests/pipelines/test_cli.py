@@ -235,6 +235,18 @@ def test_stage_calls_the_stage_program_and_returns_its_exit_code(monkeypatch, ar
     assert called == [[sys.executable, "-m", *command]]
 
 
+def test_baseline_calls_the_data_program_and_returns_its_exit_code(monkeypatch):
+    called = []
+
+    def run(words, check):
+        called.append(words)
+        return subprocess.CompletedProcess(words, 2)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["baseline", "emoji"]) == 2
+    assert called == [[sys.executable, "-m", "assets", "baseline", "--name", "emoji"]]
+
+
 def test_stage_refuses_unknown_stages_and_missing_names(capsys):
     assert "unknown stage 'pretrian' (did you mean 'pretrain'?)" in refused(capsys, "stage", "pretrian", "x")
     assert "wanted the name of a data set or run" in refused(capsys, "stage", "ingest")

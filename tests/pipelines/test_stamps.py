@@ -46,7 +46,8 @@ def code(*modules):
 
 def test_there_is_a_stamp_for_each_data_set_and_recipe(params):
     entries = stamps.entry_modules(stamps.read_yaml(params), params)
-    assert sorted(entries) == ["compare", "evaluate", "ingest-emoji", "pretrain-other", "pretrain-plain", "validate"]
+    stages = ["compare", "evaluate", "ingest-emoji", "pretrain-other", "pretrain-plain", "validate-emoji"]
+    assert sorted(entries) == stages
     assert entries["pretrain-plain"] == ["training.pretrain", "training.methods.clip"]
     assert entries["ingest-emoji"][0] == "assets.ingest"
 
@@ -75,14 +76,35 @@ def test_an_unchanged_stamp_is_not_written_again(params, tmp_path, monkeypatch):
     monkeypatch.setattr(stamps, "stamp", lambda modules: {"code": "-".join(modules), "files": {}})
     folder = tmp_path / "stamps"
     assert len(stamps.write_stamps(params, folder)) == 6
-    before = (folder / "validate.json").stat().st_mtime_ns
+    before = (folder / "validate-emoji.json").stat().st_mtime_ns
     assert stamps.stamps_are_current(params, folder)
 
     params.write_text(PARAMS.replace("siglip", "clip"))
 
     assert not stamps.stamps_are_current(params, folder)
     assert stamps.write_stamps(params, folder) == ["pretrain-other"]
-    assert (folder / "validate.json").stat().st_mtime_ns == before
+    assert (folder / "validate-emoji.json").stat().st_mtime_ns == before
+
+
+def test_a_baseline_changes_the_stamp_of_its_data_set_alone(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(stamps, "stamp", lambda modules: {"code": "0", "files": {}})
+    folder = tmp_path / "stamps"
+    params.write_text(PARAMS.replace("emoji: {source", "other: {source: {kind: emoji_scenes}}\n  emoji: {source"))
+    stamps.write_stamps(params, folder)
+    written = json.loads((folder / "validate-emoji.json").read_text())
+    assert written["baseline"] == "none" and stamps.stamp_version(written) == "0"
+
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "baselines/emoji.json").write_text("{}")
+    assert not stamps.stamps_are_current(params, folder)
+    assert stamps.write_stamps(params, folder) == ["validate-emoji"]
+    assert stamps.stamp_version(json.loads((folder / "validate-emoji.json").read_text())).startswith("0-")
+    assert "baseline" not in json.loads((folder / "ingest-emoji.json").read_text())
+
+    (tmp_path / "baselines/unknown.json").write_text("{}")
+    assert stamps.write_stamps(params, folder) == []
+    (tmp_path / "baselines/emoji.json").unlink()
+    assert stamps.write_stamps(params, folder) == ["validate-emoji"]
 
 
 def test_stamps_of_recipes_that_are_gone_are_removed(params, tmp_path, monkeypatch):

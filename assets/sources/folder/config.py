@@ -6,9 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from assets.section import Section
-from assets.sources.base import Domain, Role
-from assets.sources.splits import check_splits
-from assets.sources.webdataset.config import SplitName
+from assets.sources.described.config import DescribedConfig, DescribedSplit
 
 
 class CaptionsFile(Section):
@@ -24,15 +22,11 @@ class CaptionsFile(Section):
     """Name of the column with the class's name or number; read where ``labels`` is ``column``."""
 
 
-class FolderSplit(Section):
+class FolderSplit(DescribedSplit):
     """One split and the folder that holds it."""
 
     path: str = Field(min_length=1)
     """The folder."""
-    role: Role
-    """train and retrieval take pairs; zero_shot takes labelled pictures."""
-    domain: Domain = "in_domain"
-    """The evaluation suite it belongs to."""
     captions: Literal["sidecar", "file"] | None = None
     """sidecar: ``dogs/rex.txt`` is the caption of ``dogs/rex.jpg``. file: ``captions_file`` has them. zero_shot alone
     can do without; the class's name is the caption then."""
@@ -40,14 +34,9 @@ class FolderSplit(Section):
     """Where the captions are, when ``captions`` is ``file``."""
     recursive: bool = True
     """Whether the folders in it count as well."""
-    classes: str | None = None
-    """zero_shot only: a text file with the name of class 0, 1, .. on lines of their own; a tab and the class's group
-    may follow."""
     labels: Literal["folder", "folder_order", "column"] | None = None
     """zero_shot only. folder: the folder that a picture lies in is called after its class, by name or number.
     folder_order: the i-th of these folders, sorted by name, is class i. column: a column of ``captions_file``."""
-    style: str | None = None
-    """A word for what its pictures look like, for the data card."""
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "FolderSplit":
@@ -63,26 +52,14 @@ class FolderSplit(Section):
         return self
 
 
-class FolderConfig(Section):
-    """Folders of pictures, and what is known about them."""
+class FolderConfig(DescribedConfig[FolderSplit]):
+    """Folders of pictures, and what is known about them.
+
+    The first language is that of sidecars and of the caption column; others are read from the columns
+    ``<caption>_<language>`` of a captions file.
+    """
 
     kind: Literal["folder"]
     """Chooses this source."""
     title: str = "Image-text pairs from a folder"
     """One line for the data card: what the pictures and captions are."""
-    licence: str = Field(min_length=1)
-    """Licence of the pictures, one line; say so when it differs from picture to picture."""
-    attribution: tuple[str, ...] = ()
-    """Credits that must travel with the data, one line each."""
-    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
-    """Language codes of the captions. The first is that of sidecars and of the caption column; others are read from the
-    columns ``<caption>_<language>`` of a captions file."""
-    faults: tuple[str, ...] = ()
-    """Known faults, one sentence each."""
-    splits: dict[SplitName, FolderSplit] = Field(min_length=1)
-    """Name -> its folder; ``train`` is the one to learn from."""
-
-    @model_validator(mode="after")
-    def _splits_fit_together(self) -> "FolderConfig":
-        check_splits(self.splits)
-        return self

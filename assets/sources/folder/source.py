@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,16 +17,17 @@ import pyarrow as pa
 
 from assets.errors import DataError, message
 from assets.progress import setup_logging
-from assets.sources.base import About, ClassInfo, Sample, Source, Split
+from assets.sources.base import Sample
+from assets.sources.described.extension import extension_of
+from assets.sources.described.labels import ClassLookup
+from assets.sources.described.source import DescribedSource, SplitListing
 from assets.sources.folder.config import FolderConfig, FolderSplit
 from assets.sources.folder.files import list_files
 from assets.sources.folder.keys import make_key
-from assets.sources.folder.labels import ClassLookup, number_folders, parent_name
+from assets.sources.folder.labels import number_folders, parent_name
 from assets.sources.folder.pairing import NOT_UTF8, Entry, is_utf8, pair_rows, pair_sidecars, read_rows
-from assets.sources.webdataset.class_names import ClassNames
 
 _NO_PICTURE, _NO_CAPTION, _NO_LABEL = "no picture", "no caption", "no label"
-_JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG"
 # paths as bytes: a name on disk need not be UTF-8. Columns instead of objects, because every worker gets a copy
 _SCHEMA = pa.schema(
     {"path": pa.large_binary(), "size": pa.int64(), "text": pa.large_binary(), "captions": pa.large_string()}
@@ -36,23 +36,17 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """A split as its folder and captions file tell it.
+class Listing(SplitListing):
+    """A split as its folder and captions file tell it; its digest names all paths, sizes, captions and classes.
 
     Attributes:
         table: One row per index: ``path``, ``size`` of the picture (null without), ``text`` (the caption file),
             ``captions`` (JSON, from a captions file) and ``class_id``.
-        left_out: Reason -> number of files or rows that are not handed out.
-        incomplete: Reason -> number of pairs handed out with an empty picture or caption.
         speechless: Languages that its captions file has no column of.
-        digest: Names all paths, sizes, captions and classes.
     """
 
     table: pa.Table
-    left_out: Mapping[str, int]
-    incomplete: Mapping[str, int]
     speechless: tuple[str, ...]
-    digest: str
 
 
 class _Rows:
@@ -74,7 +68,7 @@ class _Rows:
         return pa.table(self._columns, _SCHEMA)
 
 
-class Folder(Source):
+class Folder(DescribedSource[FolderConfig, Listing]):
     """Folders of pictures as a source.
 
     Args:
@@ -82,46 +76,8 @@ class Folder(Source):
     """
 
     kind: ClassVar[str] = "folder"
-
-    def __init__(self, config: FolderConfig) -> None:
-        self._config = config
-        files = [split.classes for split in config.splits.values() if split.classes]
-        self._class_names = ClassNames(Path(files[0])) if files else None
-
-    def about(self) -> About:
-        """Return what the config says, and the faults that listing the folders has shown."""
-        faults = list(self._config.faults)
-        for name, listing in self._listings.items():
-            faults += [f"{count:,} of {name} left out: {why}." for why, count in listing.left_out.items()]
-            faults += [f"{count:,} samples of {name} incomplete: {why}." for why, count in listing.incomplete.items()]
-            faults += [f"The captions file of {name} has no column of language {code}." for code in listing.speechless]
-        if self._class_names:
-            faults.append("A class's train_count is the number of train captions that mention its name or plural.")
-        return About(
-            title=self._config.title,
-            licence=self._config.licence,
-            attribution=self._config.attribution,
-            languages=self._config.languages,
-            faults=tuple(faults),
-            inputs={f"files of {name}": listing.digest for name, listing in self._listings.items()},
-            concept_names={str(class_id): name for class_id, name in enumerate(self._names)},
-        )
-
-    def splits(self) -> list[Split]:
-        """Return the splits, ``train`` first."""
-        configs = self._config.splits
-        return [
-            Split(name, configs[name].role, configs[name].domain, listing.table.num_rows, configs[name].style)
-            for name, listing in self._listings.items()
-        ]
-
-    def classes(self, train_counts: Mapping[str, int]) -> list[ClassInfo]:
-        """Return the classes that the file of names lists.
-
-        Args:
-            train_counts: Class id as text -> number of train captions that mention it.
-        """
-        return self._class_names.classes(train_counts) if self._class_names else []
+    listed: ClassVar[str] = "files"
+    left_out_fault: ClassVar[str] = "{count:,} of {split} left out: {why}."
 
     def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Yield the samples of one split with start <= index < stop, in index order, unreadable ones left out."""
@@ -148,23 +104,18 @@ class Folder(Source):
         image = b"" if row["size"] is None else _read(root / path)
         if len(image) != (row["size"] or 0):
             raise DataError(message(f"{root / path} has changed since it was listed", fix="run ingest again"))
-        train = self._config.splits[split].role == "train"
-        concepts = self._class_names.mentioned(caption) if self._class_names and train else ()
-        key = make_key(path, None if train else split)
-        return Sample(key, image, _extension(image), caption, metadata, concepts)
+        role = self._config.splits[split].role
+        key = make_key(path, None if role == "train" else split)
+        return Sample(key, image, extension_of(image), caption, metadata, self._mentioned(caption, role))
 
-    @property
-    def _names(self) -> list[str]:
-        return self._class_names.names if self._class_names else []
+    def _further_faults(self, split: str, listing: Listing) -> list[str]:
+        return [f"The captions file of {split} has no column of language {code}." for code in listing.speechless]
 
-    @cached_property
-    def _listings(self) -> dict[str, Listing]:
-        """List every split, ``train`` first."""
-        order = sorted(self._config.splits, key=lambda name: name != "train")
+    def _list_splits(self, names: list[str]) -> dict[str, Listing]:
         # all places first: one that is missing should not show only after an hour of listing
-        for name in order:
+        for name in names:
             _check_places(name, self._config.splits[name])
-        return {name: self._list(name, self._config.splits[name]) for name in order}
+        return {name: self._list(name, self._config.splits[name]) for name in names}
 
     def _list(self, name: str, split: FolderSplit) -> Listing:
         left_out, incomplete = Counter[str](), Counter[str]()
@@ -193,7 +144,8 @@ class Folder(Source):
                 usable.add(entry, class_id)
         # sorted, because the disk's order of names would show on the data card
         counts = dict(sorted(left_out.items())), dict(sorted(incomplete.items()))
-        listing = Listing(usable.table(), *counts, tuple(speechless), usable.digest.hexdigest())
+        table = usable.table()
+        listing = Listing(table.num_rows, *counts, usable.digest.hexdigest(), table, tuple(speechless))
         self._tell(name, split, entries, listing)
         return listing
 
@@ -224,7 +176,7 @@ class Folder(Source):
     def _tell(self, name: str, split: FolderSplit, entries: list[Entry], listing: Listing) -> None:
         """Log what is left out or incomplete; refuse a split in which nothing fits together."""
         faulty = Counter(listing.left_out) + Counter(listing.incomplete)
-        if listing.table.num_rows == sum(listing.incomplete.values()):
+        if listing.size == sum(listing.incomplete.values()):
             wanted = f"pictures with {'labels' if split.labels else 'captions'}"
             picture = next(_shown(entry.path) for entry in entries if entry.size is not None)
             lonely = [f"the first caption is of {_shown(entry.path)!r}" for entry in entries if entry.size is None]
@@ -277,16 +229,6 @@ def _read(path: Path) -> bytes:
         raise DataError(
             message(f"{path} could be read when it was listed, and cannot now ({why})", fix="run ingest again")
         ) from error
-
-
-def _extension(image: bytes) -> str:
-    """Name a picture by its content; the name on disk may be wrong."""
-    if image.startswith(_PNG_START):
-        return "png"
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    # shards know no other: a GIF or BMP gets the name of the other lossless one, as every reader looks at the content
-    return "jpg" if image.startswith(_JPEG_START) or not image else "png"
 
 
 def _encode(path: str) -> bytes:

@@ -4,6 +4,7 @@ The standard library's reader spends four times longer on a header, and takes a 
 for its end; a data set of millions of samples needs neither.
 """
 
+import fnmatch
 import os
 import re
 from collections.abc import Iterator
@@ -11,10 +12,15 @@ from glob import glob
 from pathlib import Path
 
 from assets.errors import DataError, message
+from assets.members import open_shard, stored_urls
+from assets.shard_cache import ShardCache
+from assets.shard_download import is_url
 
-_BLOCK = 512
-_ZEROS = bytes(_BLOCK)
+BLOCK = 512
+_ZEROS = bytes(BLOCK)
 _BLANK_CHECKSUM = sum(b" " * 8)
+_GLOB = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"[{*?\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LONG_NAME, _PAX, _FILES = b"L", b"x", (b"0", b"\0", b"7")
 
@@ -41,27 +47,39 @@ def expand(pattern: str) -> list[str]:
     return [f"{before}{number:0{width}d}{rest}" for number in numbers for rest in after]
 
 
-def find_shards(pattern: str, split: str) -> list[Path]:
+def find_shards(pattern: str, split: str, cache: ShardCache | None = None) -> list[str]:
     """Return the tar files a pattern stands for.
 
     Args:
-        pattern: A path with brace ranges, or a glob, or both.
+        pattern: A path or URL ``s3://BUCKET/KEY`` with brace ranges, or a glob, or both.
         split: Name of the split, for errors.
+        cache: Knows the object store; needed for URLs.
 
     Returns:
-        The files: brace ranges in their order, matches of a glob sorted by name.
+        Paths or URLs: brace ranges in their order, matches of a glob sorted by name.
 
     Raises:
         DataError: Files are missing, or nothing matches.
+        StoreError: The object store fails.
+        ConfigError: The pattern is a URL, and there is no cache.
     """
-    names: list[str] = []
-    for name in expand(pattern):
+    expanded = expand(pattern)
+    if is_url(pattern):
+        there = stored_urls(_PATTERN.split(pattern)[0], cache)
+        names = [url for name in expanded for url in (fnmatch.filter(there, name) if _GLOB.search(name) else [name])]
+        known = set(there)
+    else:
         # Path.glob wants a root of its own, which a pattern given by the user may or may not have
-        names += sorted(glob(name, recursive=True)) if any(sign in name for sign in "*?[") else [name]  # noqa: PTH207
+        names = [
+            path
+            for name in expanded
+            for path in (sorted(glob(name, recursive=True)) if _GLOB.search(name) else [name])  # noqa: PTH207
+        ]
+        known = {name for name in names if Path(name).is_file()}
     if not names:
         raise DataError(message(f"no shard of split {split} matches", pattern, fix="correct splits.*.shards"))
-    paths = [Path(name) for name in dict.fromkeys(names)]
-    if missing := [path for path in paths if not path.is_file()]:
+    paths = list(dict.fromkeys(names))
+    if missing := [path for path in paths if path not in known]:
         raise DataError(
             message(
                 f"{len(missing)} of {len(paths)} shards of split {split} are missing, the first is {missing[0]}",
@@ -71,11 +89,12 @@ def find_shards(pattern: str, split: str) -> list[Path]:
     return paths
 
 
-def list_samples(shard: Path) -> dict[str, dict[str, Place]]:
+def list_samples(shard: str, cache: ShardCache | None = None) -> dict[str, dict[str, Place]]:
     """Group the members of a tar by sample, wherever in it they stand.
 
     Args:
-        shard: A plain tar file.
+        shard: Path or URL of a plain tar file.
+        cache: Takes a copy of a stored one.
 
     Returns:
         Key, i.e. member name without its last suffix -> suffix in lower case -> place. Keys are in the order of their
@@ -86,7 +105,7 @@ def list_samples(shard: Path) -> dict[str, dict[str, Place]]:
     """
     samples: dict[str, dict[str, Place]] = {}
     try:
-        for name, offset, size in _members(shard):
+        for name, offset, size in _members(shard, cache):
             key, dot, suffix = name.removeprefix("./").rpartition(".")
             base = key.rpartition("/")[2]
             if dot and base and not base.startswith("."):
@@ -96,16 +115,16 @@ def list_samples(shard: Path) -> dict[str, dict[str, Place]]:
     return samples
 
 
-def _members(shard: Path) -> Iterator[tuple[str, int, int]]:
+def _members(shard: str, cache: ShardCache | None) -> Iterator[tuple[str, int, int]]:
     """Yield (name, offset, size) of every regular file in a tar."""
-    with shard.open("rb", buffering=0) as stream:
+    with open_shard(shard, cache) as stream:
         descriptor, end = stream.fileno(), os.fstat(stream.fileno()).st_size
         position = 0
         special: dict[str, str] = {}
-        while (header := os.pread(descriptor, _BLOCK, position)) != _ZEROS:
+        while (header := os.pread(descriptor, BLOCK, position)) != _ZEROS:
             kind, size = _check(shard, header, position)
             size = int(special.get("size", size)) if kind in _FILES else size
-            offset = position + _BLOCK
+            offset = position + BLOCK
             if offset + size > end:
                 raise _damaged(shard, f"ends inside the member at byte {position}")
             if kind == _LONG_NAME:
@@ -116,12 +135,12 @@ def _members(shard: Path) -> Iterator[tuple[str, int, int]]:
                 if kind in _FILES:
                     yield special.get("path") or _name(header), offset, size
                 special = {}
-            position = offset + size + -size % _BLOCK
+            position = offset + size + -size % BLOCK
 
 
-def _check(shard: Path, header: bytes, position: int) -> tuple[bytes, int]:
+def _check(shard: str, header: bytes, position: int) -> tuple[bytes, int]:
     """Return the kind of a member and its size, after checking the header's sum."""
-    if len(header) < _BLOCK:
+    if len(header) < BLOCK:
         raise _damaged(
             shard, f"ends without an end mark at byte {position}" if position else "is shorter than a header"
         )
@@ -147,7 +166,7 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _pax(shard: Path, body: bytes) -> dict[str, str]:
+def _pax(shard: str, body: bytes) -> dict[str, str]:
     """Return the name and size that a pax header gives the member behind it."""
     facts: dict[str, str] = {}
     while body.strip(b"\0"):
@@ -162,7 +181,7 @@ def _pax(shard: Path, body: bytes) -> dict[str, str]:
     return facts
 
 
-def _damaged(shard: Path, fault: str) -> DataError:
+def _damaged(shard: str, fault: str) -> DataError:
     return DataError(
         message(f"{shard} {fault}", wanted="a whole, uncompressed tar", fix="unpack it, or download or make it again")
     )

@@ -12,8 +12,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -21,11 +20,14 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from assets.errors import DataError, message
-from assets.progress import setup_logging
+from assets.members import open_shard
+from assets.placement import InPlace, Placement
+from assets.progress import Stage, setup_logging
+from assets.shard_cache import ShardCache
 from assets.shards import IMAGE_EXTENSIONS
-from assets.sources.base import About, ClassInfo, Role, Sample, Source, Split
-from assets.sources.webdataset.archive import Place, find_shards, list_samples
-from assets.sources.webdataset.class_names import ClassNames
+from assets.sources.base import Means, Role, Sample
+from assets.sources.described.source import DescribedSource, SplitListing
+from assets.sources.webdataset.archive import BLOCK, Place, find_shards, list_samples
 from assets.sources.webdataset.config import WebDatasetConfig
 
 _NO_IMAGE = "no picture (" + ", ".join(IMAGE_EXTENSIONS) + ")"
@@ -41,24 +43,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """What the headers of a split's tars say.
+class Listing(SplitListing):
+    """What the headers of a split's tars say; its digest names the keys, places and sizes of all members.
 
     Attributes:
         shards: The tars.
         ends: Samples in the tars up to and with each.
-        left_out: Reason -> number of samples that are not handed out.
-        incomplete: Reason -> number of pairs handed out with an empty picture or caption.
         prefixed: Whether keys get split and shard number in front, because some would not be unique.
-        digest: Names the keys, places and sizes of all members.
     """
 
-    shards: tuple[Path, ...]
+    shards: tuple[str, ...]
     ends: tuple[int, ...]
-    left_out: Mapping[str, int]
-    incomplete: Mapping[str, int]
     prefixed: bool
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ def tidy(key: str) -> str:
     return f"{short}-{digest}".lstrip("-")
 
 
-class WebDataset(Source):
+class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
     """Existing tars as a source.
 
     Args:
@@ -98,49 +94,23 @@ class WebDataset(Source):
     """
 
     kind: ClassVar[str] = "webdataset"
+    listed: ClassVar[str] = "tars"
 
     def __init__(self, config: WebDatasetConfig) -> None:
-        self._config = config
-        files = [split.classes for split in config.splits.values() if split.classes]
-        self._class_names = ClassNames(Path(files[0])) if files else None
-        self._opened: tuple[Path, list[tuple[str, dict[str, Place]]]] | None = None
+        super().__init__(config)
+        self._opened: tuple[str, list[tuple[str, dict[str, Place]]]] | None = None
+        self._cache: ShardCache | None = None
 
-    def about(self) -> About:
-        """Return what the config says, and the faults that listing the tars has shown."""
-        faults = list(self._config.faults)
-        for name, listing in self._listings.items():
-            faults += [f"{count:,} samples of {name} left out: {why}." for why, count in listing.left_out.items()]
-            faults += [f"{count:,} samples of {name} incomplete: {why}." for why, count in listing.incomplete.items()]
-            if listing.prefixed:
-                faults.append(f"Keys of {name} begin with split and shard number, because they repeat in the tars.")
-        if self._class_names:
-            faults.append("A class's train_count is the number of train captions that mention its name or plural.")
-        names = self._class_names.names if self._class_names else []
-        return About(
-            title=self._config.title,
-            licence=self._config.licence,
-            attribution=self._config.attribution,
-            languages=self._config.languages,
-            faults=tuple(faults),
-            inputs={f"tars of {name}": listing.digest for name, listing in self._listings.items()},
-            concept_names={str(class_id): name for class_id, name in enumerate(names)},
-        )
-
-    def splits(self) -> list[Split]:
-        """Return the splits, ``train`` first."""
-        configs = self._config.splits
-        return [
-            Split(name, configs[name].role, configs[name].domain, listing.ends[-1], configs[name].style)
-            for name, listing in self._listings.items()
-        ]
-
-    def classes(self, train_counts: Mapping[str, int]) -> list[ClassInfo]:
-        """Return the classes that the file of names lists.
+    def prepare(self, folder: Path, means: Means, stage: Stage) -> None:
+        """Take the object store, in which tars may lie; there is nothing to fetch.
 
         Args:
-            train_counts: Class id as text -> number of train captions that mention it.
+            folder: Not used.
+            means: Among them what knows the object store.
+            stage: Not used.
         """
-        return self._class_names.classes(train_counts) if self._class_names else []
+        del folder, stage
+        self._cache = means.cache
 
     def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Yield the samples of one split with start <= index < stop, in index order, unreadable ones left out."""
@@ -154,29 +124,35 @@ class WebDataset(Source):
             if begin + len(usable) != listing.ends[number]:
                 raise DataError(message(f"{shard} has changed since it was listed", fix="run ingest again"))
             prefix = f"{split}-{number:05d}-" if listing.prefixed else ""
-            with shard.open("rb") as stream:
+            with open_shard(shard, self._cache) as stream:
                 for key, members in usable[max(start - begin, 0) : stop - begin]:
                     try:
-                        yield self._sample(stream, prefix + tidy(key), members, role)
+                        sample = self._sample(stream, prefix + tidy(key), members, role)
                     except _Unreadable as error:
                         left_out[str(error)] += 1
+                        continue
+                    yield replace(sample, place=_place(shard, members)) if self._config.in_place else sample
         for why, count in left_out.items():
             setup_logging().warning("%s samples %d to %d: %d left out, %s", split, start, stop, count, why)
 
-    @cached_property
-    def _listings(self) -> dict[str, Listing]:
-        """List every split, ``train`` first, so that what else there is does not change its keys."""
-        order = sorted(self._config.splits, key=lambda name: name != "train")
+    def _further_faults(self, split: str, listing: Listing) -> list[str]:
+        repeat = f"Keys of {split} begin with split and shard number, because they repeat in the tars."
+        return [repeat] if listing.prefixed else []
+
+    def _cuts(self, listing: Listing) -> tuple[int, ...]:
+        return listing.ends if self._config.in_place else ()
+
+    def _list_splits(self, names: list[str]) -> dict[str, Listing]:
         # all patterns first: a missing file should not show only after an hour of listing
-        shards = {name: find_shards(self._config.splits[name].shards, name) for name in order}
+        shards = {name: find_shards(self._config.splits[name].shards, name, self._cache) for name in names}
         taken = np.empty(0, np.uint64)
         listings: dict[str, Listing] = {}
-        for name in order:
+        for name in names:
             listings[name], keys = self._list(name, shards[name], taken)
             taken = np.concatenate([taken, keys])
         return listings
 
-    def _list(self, split: str, shards: list[Path], taken: np.ndarray) -> tuple[Listing, np.ndarray]:
+    def _list(self, split: str, shards: list[str], taken: np.ndarray) -> tuple[Listing, np.ndarray]:
         """List one split; also return the hashes of its keys, uint64."""
         log, role = setup_logging(), self._config.splits[split].role
         said = time.monotonic()
@@ -208,17 +184,17 @@ class WebDataset(Source):
         keys = np.concatenate(hashes)
         prefixed = len(np.unique(keys)) < len(keys) or bool(np.isin(keys, taken).any())
         ends = tuple(accumulate(counts))
-        facts = dict(tally.left_out), dict(tally.incomplete)
-        return Listing(tuple(shards), ends, *facts, prefixed, digest.hexdigest()), keys
+        facts = samples, dict(tally.left_out), dict(tally.incomplete), digest.hexdigest()
+        return Listing(*facts, tuple(shards), ends, prefixed), keys
 
-    def _usable(self, shard: Path, role: Role, tally: _Tally | None = None) -> list[tuple[str, dict[str, Place]]]:
+    def _usable(self, shard: str, role: Role, tally: _Tally | None = None) -> list[tuple[str, dict[str, Place]]]:
         """Return the samples of a tar that are handed out; the last tar's are kept at hand."""
         if tally is None and self._opened is not None and self._opened[0] == shard:
             return self._opened[1]
         tally = tally or _Tally()
         needed, lack = _NEEDS[role]
         usable: list[tuple[str, dict[str, Place]]] = []
-        for key, members in list_samples(shard).items():
+        for key, members in list_samples(shard, self._cache).items():
             pictured = any(extension in members for extension in IMAGE_EXTENSIONS)
             worded = any(suffix in members for suffix in needed)
             if pictured and worded:
@@ -244,7 +220,7 @@ class WebDataset(Source):
                 caption = self._class_names.names[class_id]
         if not isinstance(metadata.get("captions"), dict):
             metadata["captions"] = {self._config.languages[0]: caption}
-        concepts = self._class_names.mentioned(caption) if self._class_names and role == "train" else ()
+        concepts = self._mentioned(caption, role)
         image = b"" if extension is None else _read(stream, members[extension])
         return Sample(key, image, "jpg" if extension in ("jpeg", None) else extension, caption, metadata, concepts)
 
@@ -264,6 +240,14 @@ class WebDataset(Source):
                 )
             )
         return label
+
+
+def _place(shard: str, members: dict[str, Place]) -> InPlace:
+    """Say where a sample lies in its tar, whose members need not stand together."""
+    begin = min(offset for offset, _ in members.values()) - BLOCK
+    end = max(offset + size + -size % BLOCK for offset, size in members.values())
+    image = next((members[name] for name in IMAGE_EXTENSIONS if name in members), (begin + BLOCK, 0))
+    return InPlace(shard, Placement(begin, end - begin, *image, *members.get("json", (0, 0))))
 
 
 def _hashes(keys: list[str]) -> np.ndarray:

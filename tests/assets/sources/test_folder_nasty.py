@@ -172,7 +172,7 @@ def stages(tmp_path_factory) -> Stages:
         # the superuser may read everything, whatever its mode says
         patch.setattr(os, "access", lambda path, how: bool(Path(path).stat().st_mode & 0o400))
         ingest("toy", config, config.model_dump(mode="json"), 10, root / "raw", root / "work", 0)
-        validate("toy", root / "params.yaml", root / "raw", root / "valid", root / "docs")
+        validate("toy", *(root / name for name in ("params.yaml", "raw", "valid", "docs", "plots", "baseline.json")))
     files = {s.key: s.metadata["file"] for shard in sorted((root / "raw").rglob("*.tar")) for s in read_shard(shard)}
     rejects = pd.read_parquet(root / "valid" / "rejects.parquet")
     accepted = pd.read_parquet(root / "valid" / "accepted.parquet")["key"]

@@ -66,7 +66,12 @@ MakeRaw = Callable[..., Path]
 def make_raw(tmp_path: Path) -> MakeRaw:
     """Write a raw data folder as ingest does: two samples per shard."""
 
-    def make(splits: dict[str, Iterable[Sample]], declared: dict[str, int] | None = None) -> Path:
+    def make(
+        splits: dict[str, Iterable[Sample]],
+        declared: dict[str, int] | None = None,
+        listed: dict[str, int] | None = None,
+        languages: tuple[str, ...] = ("en",),
+    ) -> Path:
         raw = tmp_path / "raw"
         rows: list[dict[str, Any]] = []
         facts: dict[str, Any] = {}
@@ -75,6 +80,7 @@ def make_raw(tmp_path: Path) -> MakeRaw:
             facts[split] = {
                 "role": "train" if split == "train" else "retrieval",
                 "samples": (declared or {}).get(split, len(samples)),
+                "listed": (listed or {}).get(split, len(samples)),
             }
             for number in range(0, len(samples), 2):
                 shard = f"{split}/{number // 2:05d}.tar"
@@ -84,7 +90,7 @@ def make_raw(tmp_path: Path) -> MakeRaw:
                     rows += [index_row(item, split, shard, writer.write(item)) for item in samples[number : number + 2]]
                     writer.close()
         write_table(rows_table(rows), raw / INDEX)
-        write_json(raw / "dataset.json", {"name": "toy", "splits": facts, "classes": []})
+        write_json(raw / "dataset.json", {"name": "toy", "splits": facts, "languages": list(languages), "classes": []})
         write_manifest(raw, "raw", "toy", {}, {"samples": len(rows)}, {}, "code")
         return raw
 

@@ -2,15 +2,8 @@ import numpy as np
 import pytest
 
 from assets.validation import candidates
-from assets.validation.candidates import NUM_MOMENTS, NUM_SIGNS, TABLES, Traits, candidate_pairs, keys, traits_of
-
-BYTES = 18 * 18 * 3
-
-
-def signatures(seed: int, rows: int) -> np.ndarray:
-    """Smooth random pictures, uint8 [rows, 972]."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (rows, 3, 3, 3))
-    return np.kron(coarse, np.ones((1, 6, 6, 1))).astype(np.uint8).reshape(rows, BYTES)
+from assets.validation.candidates import TABLES, candidate_pairs, keys
+from assets.validation.traits import NUM_MOMENTS, NUM_SIGNS, Traits
 
 
 def random_traits(rows: int, seed: int = 0) -> Traits:
@@ -27,49 +20,6 @@ def perturbed(traits: Traits) -> Traits:
     flips = (np.uint64(1) << rng.integers(0, NUM_SIGNS, (2, rows), dtype=np.uint64)).astype(np.uint64)
     signs = traits.signs ^ (flips[0] | flips[1])
     return Traits(np.concatenate([traits.moments, traits.moments + noise]), np.concatenate([traits.signs, signs]))
-
-
-def slow_cells(taken: np.ndarray) -> np.ndarray:
-    """Every other pixel from the second on, weighed 1 2 1 with its neighbours both ways, [rows, 64, 3]."""
-    pixels = taken.reshape(-1, 18, 18, 3).astype(float)
-    weights = np.outer([1, 2, 1], [1, 2, 1])[:, :, None]
-    cells = [
-        (pixels[:, y - 1 : y + 2, x - 1 : x + 2] * weights).sum(axis=(1, 2))
-        for y in range(1, 17, 2)
-        for x in range(1, 17, 2)
-    ]
-    return np.stack(cells, axis=1)
-
-
-def test_moments_are_those_of_the_textbook():
-    taken = signatures(0, 5)
-    pixels = slow_cells(taken)
-    channels = np.stack([pixels.sum(2), pixels[..., 0] - pixels[..., 2], 2 * pixels[..., 1] - pixels[..., 0::2].sum(2)])
-    scaled = channels / channels[0].mean(axis=1)[None, :, None]
-    for row, moments in enumerate(traits_of(taken).moments):
-        covariance = np.cov(scaled[:, row], bias=True)
-        third = [((values - values.mean()) ** 3).mean() for values in scaled[:, row]]
-        wanted = [*scaled[1:, row].mean(axis=1), *covariance[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]], *third]
-        np.testing.assert_allclose(moments, wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_traits_do_not_depend_on_how_many_rows_are_measured_at_once(monkeypatch):
-    taken = signatures(1, 700)
-    whole = traits_of(taken)
-    monkeypatch.setattr(candidates, "_ROWS_AT_ONCE", 7)
-    parts = candidates.join([traits_of(taken[:300]), traits_of(taken[300:])])
-    assert np.array_equal(whole.moments, parts.moments) and np.array_equal(whole.signs, parts.signs)
-
-
-def test_moments_are_blind_to_brightness_and_place_and_signs_see_the_mirror_image():
-    dark = signatures(2, 20) // 2
-    once, twice = traits_of(dark), traits_of(dark * 2)
-    np.testing.assert_allclose(once.moments, twice.moments, rtol=1e-3, atol=1e-6)
-    assert np.array_equal(once.signs, twice.signs)
-    pixels = dark.reshape(-1, 18, 18, 3)
-    transposed, mirrored = traits_of(pixels.swapaxes(1, 2)), traits_of(pixels[:, :, ::-1])
-    np.testing.assert_allclose(once.moments, transposed.moments, rtol=1e-4, atol=1e-6)
-    assert (once.signs != mirrored.signs).all()
 
 
 @pytest.mark.parametrize(("num_fixed", "others"), [(0, True), (500, True), (500, False)])
@@ -116,3 +66,13 @@ def test_few_rows_are_no_problem(rows):
 def test_keys_grow_by_a_sign_when_the_rows_double():
     counts = [candidates.num_signs_per_key(rows) for rows in (10, 1 << 14, 1 << 15, 1 << 20, 15_000_000)]
     assert counts == [4, 4, 5, 10, 13]
+
+
+def test_candidates_do_not_depend_on_how_many_rows_are_looked_at_at_once(monkeypatch):
+    one, traits = random_traits(1), perturbed(random_traits(400))
+    crowd = Traits(np.repeat(one.moments, 60, axis=0), np.repeat(one.signs, 60))
+    mixed = Traits(np.concatenate([traits.moments, crowd.moments]), np.concatenate([traits.signs, crowd.signs]))
+    whole = candidate_pairs(mixed, 0, True)
+    monkeypatch.setattr(candidates, "_ROWS_AT_ONCE", 7)
+    assert np.array_equal(candidate_pairs(mixed, 0, True), whole)
+    assert len(whole) > 60 * candidates.NEIGHBOURS

@@ -3,11 +3,8 @@ import pyarrow as pa
 import pytest
 
 from assets.errors import DataError
-from assets.index import index_row, signature
-from assets.shards import Placement
 from assets.sources.emoji_scenes.source import EmojiScenes
 from assets.validation import duplicates
-from assets.validation.candidates import traits_of
 from assets.validation.config import DuplicateRules
 from assets.validation.duplicates import (
     REASONS,
@@ -22,6 +19,9 @@ from assets.validation.duplicates import (
     shared,
 )
 from assets.validation.resemblance import distances
+from assets.validation.scan import measure
+from assets.validation.signature import signature
+from assets.validation.traits import Traits, traits_of
 
 
 def numbers(*values: int) -> np.ndarray:
@@ -35,14 +35,25 @@ def listed(matches) -> dict[int, int]:
 def pictures(count: int) -> np.ndarray:
     """Signatures of unlike soft pictures, uint8 [count, 972]."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-    return np.stack(
-        [np.frombuffer(signature(np.kron(grid, np.ones((16, 16, 1), np.uint8))), np.uint8) for grid in coarse]
-    )
+    return np.stack([signature(np.kron(grid, np.ones((16, 16, 1), np.uint8))) for grid in coarse])
+
+
+class Held:
+    """Pictures whose signatures are held in memory."""
+
+    def __init__(self, signatures: np.ndarray) -> None:
+        self._signatures = signatures
+
+    def traits(self, rows: np.ndarray) -> Traits:
+        return traits_of(self._signatures[rows])
+
+    def signatures(self, rows: np.ndarray) -> np.ndarray:
+        return self._signatures[rows]
 
 
 def find(image: np.ndarray, signatures: np.ndarray, train: np.ndarray, evaluation: np.ndarray, rules: DuplicateRules):
-    hashes = Hashes(image, image, traits_of(signatures))
-    found = find_duplicates(hashes, Rows(train, evaluation), rules, 0, signatures.__getitem__)
+    hashes = Hashes(image, image, Held(signatures))
+    found = find_duplicates(hashes, Rows(train, evaluation), rules, 0)
     return {reason: listed(matches) for reason, matches in found.items()}
 
 
@@ -86,15 +97,15 @@ def test_near_pairs_equal_an_all_pairs_search_among_few():
     first, second = np.array([(a, b) for b in range(40) for a in range(b)]).T
     close = distances(signatures, first, second) <= ALL.max_distance
     wanted = np.stack([first, second], axis=1)[close].tolist()
-    assert near_pairs(traits_of(signatures), taken, 0, ALL, signatures.__getitem__).tolist() == wanted
+    assert near_pairs(Held(signatures), taken, 0, ALL).tolist() == wanted
     assert wanted == [[row, row + 20] for row in range(20)]
 
 
 def test_many_pairs_are_looked_at_in_parts(monkeypatch):
     signatures = np.repeat(pictures(3), 4, axis=0)
-    whole = near_pairs(traits_of(signatures), np.arange(12), 0, ALL, signatures.__getitem__)
+    whole = near_pairs(Held(signatures), np.arange(12), 0, ALL)
     monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 2)
-    assert np.array_equal(near_pairs(traits_of(signatures), np.arange(12), 0, ALL, signatures.__getitem__), whole)
+    assert np.array_equal(near_pairs(Held(signatures), np.arange(12), 0, ALL), whole)
     assert len(whole) == 3 * 6
 
 
@@ -135,9 +146,10 @@ def test_planted_near_duplicates_are_found_and_others_left_alone(emoji_config):
     )
     samples = list(EmojiScenes(config).samples("train", 0, 1500))
     planted = np.array([sample.metadata["duplicate_of"] is not None for sample in samples])
-    rows = [index_row(sample, "train", "train/00000.tar", Placement(0, 1, 2, 3, 4, 5)) for sample in samples]
-    signatures = np.stack([np.frombuffer(row["signature"], np.uint8) for row in rows])
-    pairs = near_pairs(traits_of(signatures), np.arange(1500), 0, ALL, signatures.__getitem__)
+    signatures = np.zeros((1500, 972), np.uint8)
+    for sample, small in zip(samples, signatures, strict=True):
+        measure(sample.image, small)
+    pairs = near_pairs(Held(signatures), np.arange(1500), 0, ALL)
     rejected = np.isin(np.arange(1500), near(pairs, np.arange(1500)).rows)
     assert planted.sum() > 250
     assert rejected[planted].mean() >= 0.95

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from assets.validation.config import ValidationConfig
+from assets.validation.config import LanguageRule, SafetyRule, ValidationConfig
+from assets.validation.language import CaptionLanguages, labels
 from assets.validation.sample_rules import RULES, Samples, normalise
 from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE
 
@@ -105,3 +108,66 @@ def test_normalising_keeps_letters_of_every_script():
         "\u56fe\u7247",
         "a photo 2",
     ]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "OLYMPUS DIGITAL CAMERA",
+        "SONY DSC",
+        "Konica Minolta Digital Camera",
+        "SAMSUNG CAMERA PICTURES",
+        "Exif_JPEG_PICTURE",
+        "This image has an empty alt attribute; its file name is a.png",
+        "Lorem ipsum dolor sit amet",
+        "No description available.",
+        "insert title here",
+        "Image may contain: 2 people",
+        "Photo credit: Ann",
+        "Copyright 2014 J. Smith",
+        "2014-05-03 12:31",
+        "12 / 3",
+        "!!!",
+    ],
+)
+def test_what_nobody_wrote_about_the_picture_is_boilerplate(caption, config):
+    assert found("boilerplate", samples([caption]), config) == [(0, caption)]
+    accepting = config.model_copy(update={"caption": config.caption.model_copy(update={"boilerplate": True})})
+    assert found("boilerplate", samples([caption]), accepting) == []
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a kodak camera",
+        "the year 2012 in pictures",
+        "no dogs here",
+        "missing cat poster",
+        "add the eggs to the mixture",
+        "a copyright lawyer",
+        "title fight in vegas",
+        "3d",
+        "\u732b",
+        "\u043a\u043e\u0442 2",
+    ],
+)
+def test_captions_that_only_resemble_boilerplate_stay(caption, config):
+    assert found("boilerplate", samples([caption]), config) == []
+
+
+def test_pictures_above_the_limit_are_unsafe_and_unscored_ones_are_not(config):
+    scores = np.array([0.1, 0.8, 0.81, np.nan], dtype=np.float32)
+    given = replace(samples(["a small dog"] * 4), unsafe=scores)
+    assert found("unsafe", given, config) == []
+    strict = config.model_copy(update={"safety": SafetyRule(max_score=0.8)})
+    assert found("unsafe", given, strict) == [(2, "0.810")]
+
+
+def test_a_foreign_caption_is_found_only_when_it_is_sure(config):
+    known = labels()
+    answers = np.array([[known.index(code), p] for code, p in (("en", 0.9), ("de", 0.6), ("de", 0.4))], np.float32)
+    given = replace(samples(["a small dog"] * 3), languages=CaptionLanguages(answers, frozenset({"en"})))
+    rule = LanguageRule(min_probability=0.5)
+    asked = config.model_copy(update={"caption": config.caption.model_copy(update={"language": rule})})
+    assert found("language", given, config) == []
+    assert found("language", given, asked) == [(1, "de 0.60")]

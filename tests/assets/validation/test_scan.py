@@ -7,10 +7,13 @@ from PIL import Image
 
 from assets.errors import DataError
 from assets.index import INDEX
+from assets.picture import Picture
 from assets.progress import Stage
 from assets.validation import scan as module
 from assets.validation.decisions import check_schema, shards_in_order
-from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE, check_files, contrast, scan
+from assets.validation.scan import NO_BYTES, TOO_LARGE, UNDECODABLE, check_files, measure, scan
+from assets.validation.signature import signature
+from assets.validation.traits import traits_of
 
 
 @pytest.fixture
@@ -18,9 +21,13 @@ def raw(make_raw, picture, sample):
     return make_raw({"train": [sample(f"t{number}", picture(number)) for number in range(5)]})
 
 
-def run(raw, work, workers=0):
-    shards = shards_in_order(raw, check_files(raw)["files"])
-    return scan(Stage("validate@toy"), raw, shards, work, workers)
+def run(raw, work, workers=0, signed=True):
+    shards = shards_in_order(raw, check_files(raw))
+    return scan(Stage("validate@toy"), raw, shards, work, workers, signed)
+
+
+def contrast(image):
+    return measure(image, None)
 
 
 def test_contrast_tells_blank_broken_and_real_pictures_apart(picture):
@@ -53,18 +60,54 @@ def test_a_drawing_that_differs_from_its_ground_in_colour_alone_is_not_blank():
     assert contrast(stream.getvalue()) > 20
 
 
-def test_every_row_gets_a_contrast_in_index_order(raw, tmp_path):
-    assert shards_in_order(raw, check_files(raw)["files"]) == {
+def test_every_row_gets_a_contrast_and_a_signature_in_index_order(raw, picture, tmp_path):
+    assert shards_in_order(raw, check_files(raw)) == {
         "train/00000.tar": 2,
         "train/00001.tar": 2,
         "train/00002.tar": 1,
     }
-    assert len(run(raw, tmp_path / "work")) == 5
+    measures = run(raw, tmp_path / "work")
+    assert measures.contrast().tolist() == [contrast(picture(number)) for number in range(5)]
+    wanted = np.stack([signature(Picture(picture(number)).pixels()) for number in range(5)])
+    assert np.array_equal(measures.signatures(np.arange(5)), wanted)
+    assert np.array_equal(measures.traits(np.arange(5)).signs, traits_of(wanted).signs)
+
+
+def test_what_cannot_be_decoded_has_an_empty_signature(make_raw, picture, sample, tmp_path):
+    broken = picture(1)[:-200]
+    raw = make_raw({"train": [sample("good", picture(1)), sample("broken", broken), sample("none", b"")]})
+    measures = run(raw, tmp_path / "work")
+    assert measures.contrast()[1:].tolist() == [UNDECODABLE, NO_BYTES]
+    assert measures.signatures(np.arange(3)).any(axis=1).tolist() == [True, False, False]
+
+
+def test_one_decoding_gives_contrast_and_signature(raw, tmp_path, monkeypatch):
+    calls = []
+    decode = Picture.pixels
+    monkeypatch.setattr(Picture, "pixels", lambda *a, **k: calls.append(a) or decode(*a, **k))
+    run(raw, tmp_path / "work")
+    assert len(calls) == 5
+
+
+def test_signatures_are_made_when_a_rule_first_wants_them_and_kept_when_none_does(raw, tmp_path, monkeypatch):
+    seen = []
+    read = module.scan_shard
+    monkeypatch.setattr(module, "scan_shard", lambda task: seen.append(task.shard) or read(task))
+    plain = run(raw, tmp_path / "work", signed=False)
+    assert not list((tmp_path / "work").rglob("*.npy"))
+    signed = run(raw, tmp_path / "work", signed=True)
+    assert len(seen) == 6
+    assert np.array_equal(signed.contrast(), plain.contrast())
+    assert signed.signatures(np.arange(5)).any(axis=1).all()
+    run(raw, tmp_path / "work", signed=False)
+    assert len(seen) == 6 and len(list((tmp_path / "work").rglob("*.npy"))) == 3
 
 
 @pytest.mark.slow
 def test_more_processes_find_the_same(raw, tmp_path):
-    assert run(raw, tmp_path / "one").tolist() == run(raw, tmp_path / "two", workers=2).tolist()
+    one, two = run(raw, tmp_path / "one"), run(raw, tmp_path / "two", workers=2)
+    assert one.contrast().tolist() == two.contrast().tolist()
+    assert np.array_equal(one.signatures(np.arange(5)), two.signatures(np.arange(5)))
 
 
 def test_a_killed_scan_goes_on_where_it_stopped(raw, tmp_path, monkeypatch):
@@ -131,9 +174,9 @@ def test_an_index_with_other_columns_is_refused(raw):
 def test_an_index_that_points_at_other_bytes_is_refused(raw, tmp_path):
     import pyarrow.parquet as pq
 
-    shards = shards_in_order(raw, check_files(raw)["files"])
+    shards = shards_in_order(raw, check_files(raw))
     table = pq.read_table(raw / INDEX).to_pandas()
     table.loc[3, "image_offset"] += 1
     table.to_parquet(raw / INDEX)
     with pytest.raises(DataError, match=r"sample t3 in shard .*points at other bytes"):
-        scan(Stage("validate@toy"), raw, shards, tmp_path / "work", 0)
+        scan(Stage("validate@toy"), raw, shards, tmp_path / "work", 0, True)

@@ -6,7 +6,9 @@ import pytest
 
 from assets.errors import ConfigError, DataError
 from assets.manifest import read_manifest, verify_manifest
+from assets.validation.baseline import accept_baseline
 from assets.validation.decisions import REASONS
+from assets.validation.profile import EDGES
 from assets.validation.run import validate
 
 pytestmark = pytest.mark.slow
@@ -39,7 +41,8 @@ def run(tmp_path, monkeypatch, write_params):
     monkeypatch.chdir(tmp_path)
 
     def go(raw, settings, out="out"):
-        validate("toy", write_params(settings), raw, tmp_path / out, tmp_path / f"{out}_docs")
+        docs, plots = tmp_path / f"{out}_docs", tmp_path / f"{out}_plots"
+        validate("toy", write_params(settings), raw, tmp_path / out, docs, plots, tmp_path / "baseline.json")
         return tmp_path / out
 
     return go
@@ -72,7 +75,8 @@ def test_every_sample_is_accepted_or_rejected_for_one_reason(mixed, run, setting
 
 
 def test_checks_have_the_documented_form_and_the_report_works_offline(mixed, run, settings, tmp_path):
-    checks = json.loads((run(mixed, settings) / "checks.json").read_text())
+    run(mixed, settings)
+    checks = json.loads((tmp_path / "out_docs" / "checks.json").read_text())
     assert len({check["name"] for check in checks}) == len(checks) > 20
     for check in checks:
         assert set(check) == {"name", "description", "passed", "severity", "observed"}
@@ -92,18 +96,30 @@ def test_checks_have_the_documented_form_and_the_report_works_offline(mixed, run
             assert (page.parent / target).is_file(), (page, target)
 
 
-def test_two_runs_give_the_same_bytes(mixed, run, settings):
+def test_two_runs_give_the_same_bytes(mixed, run, settings, tmp_path):
     first, second = run(mixed, settings, "first"), run(mixed, settings, "second")
     names = sorted(path.name for path in first.iterdir())
-    assert names == ["accepted.parquet", "checks.json", "manifest.json", "metrics.json", "rejects.parquet"]
+    assert names == [
+        "accepted.parquet",
+        "manifest.json",
+        "metrics.json",
+        "profile.json",
+        "rejects.parquet",
+    ]
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    plots = sorted(path for path in (tmp_path / "first_plots").rglob("*") if path.is_file())
+    assert len(plots) == 2 + len(EDGES)
+    for path in plots:
+        assert (
+            path.read_bytes() == (tmp_path / "second_plots" / path.relative_to(tmp_path / "first_plots")).read_bytes()
+        )
 
 
 def test_too_many_rejects_fail_the_stage_but_leave_everything_to_look_at(mixed, run, settings, tmp_path):
     settings["limits"]["max_rejected_train"] = 0.2
     with pytest.raises(DataError, match=r"failed 1 of its checks: rejected_share .*0\.8.*out_docs/index\.html"):
         run(mixed, settings)
-    checks = json.loads((tmp_path / "out" / "checks.json").read_text())
+    checks = json.loads((tmp_path / "out_docs" / "checks.json").read_text())
     assert [check["name"] for check in checks if not check["passed"] and check["severity"] == "error"] == [
         "rejected_share"
     ]
@@ -138,3 +154,106 @@ def test_a_damaged_shard_stops_the_stage(mixed, run, settings, tmp_path):
     with pytest.raises(DataError, match=r"train/00002\.tar is missing"):
         run(mixed, settings)
     assert not (tmp_path / "out").exists()
+
+
+def check(out, name):
+    (found,) = [
+        entry
+        for entry in json.loads((out.with_name(f"{out.name}_docs") / "checks.json").read_text())
+        if entry["name"] == name
+    ]
+    return found
+
+
+def many(picture, sample, count, side=48, caption="a small dog sits on a red mat", first=0):
+    return [sample(f"k{number:04d}", picture(number, side, side), caption) for number in range(first, first + count)]
+
+
+def test_the_profile_adds_up_to_what_was_accepted(mixed, run, settings):
+    out = run(mixed, settings)
+    train = json.loads((out / "profile.json").read_text())["splits"]["train"]
+    assert train["accepted"] == 2 and sum(train["rejected"].values()) == 8
+    assert all(sum(counts) == 2 for counts in train["histograms"].values())
+    assert train["formats"] == {"jpg": 1, "png": 1}
+    assert train["words"]["most_frequent"] == {"two": 2, "small": 2, "dogs": 2}
+    assert train["quantiles"]["width"] == [48] * 9
+    assert train["languages"] == {"en": 2}
+
+
+def test_without_a_baseline_the_drift_checks_pass_and_say_so(mixed, run, settings, tmp_path):
+    out = run(mixed, settings)
+    for name, severity in (("drift", "error"), ("drift_usual", "warning")):
+        assert check(out, name)["passed"] and check(out, name)["severity"] == severity
+        assert check(out, name)["observed"] == {"baseline": "none"}
+    assert "no <code>baselines/toy.json</code>" in (tmp_path / "out_docs/index.html").read_text()
+
+
+def test_data_like_the_baseline_pass_and_other_data_stop_the_stage(make_raw, picture, sample, run, settings, tmp_path):
+    settings["duplicates"]["near"] = False
+    before = run(make_raw({"train": many(picture, sample, 60)}), settings)
+    accept_baseline("toy", before, tmp_path / "baseline.json")
+    assert check(run(make_raw({"train": many(picture, sample, 60, first=60)}), settings), "drift_usual")["passed"]
+
+    with pytest.raises(DataError, match=r"failed 1 of its checks: drift .*train/width"):
+        run(make_raw({"train": many(picture, sample, 60, side=96)}), settings)
+    assert not check(tmp_path / "out", "drift_usual")["passed"]
+    observed = check(tmp_path / "out", "drift")["observed"]
+    assert len(observed) == 5 and observed["train/width"] == observed["train/height"] > 5
+    page = (tmp_path / "out_docs/index.html").read_text()
+    assert page.count("<svg") == len(EDGES) and "FAILED" in page and "clipfoundry baseline toy" in page
+
+    accept_baseline("toy", tmp_path / "out", tmp_path / "baseline.json")
+    assert check(run(make_raw({"train": many(picture, sample, 60, side=96)}), settings), "drift")["passed"]
+
+
+def test_what_dvc_shows_tells_how_far_the_data_are_from_the_baseline(
+    make_raw, picture, sample, run, settings, tmp_path
+):
+    settings["duplicates"]["near"] = False
+    raw = make_raw({"train": many(picture, sample, 20)}, listed={"train": 25})
+    accept_baseline("toy", run(raw, settings), tmp_path / "baseline.json")
+    run(raw, settings)
+    shown = json.loads((tmp_path / "out_plots/metrics.json").read_text())
+    assert shown["largest_psi"] == 0 and shown["accepted"] == 20
+    assert shown["splits"]["train"]["left_out_share"] == 0.2
+    assert shown["splits"]["train"]["median"]["caption_words"] == 8
+    rejects = pd.read_csv(tmp_path / "out_plots/rejects.csv")
+    assert set(rejects["reason"]) == set(REASONS) and rejects["samples"].sum() == 0
+    width = pd.read_csv(tmp_path / "out_plots/histograms/width.csv")
+    assert width.loc[width["share"] > 0].values.tolist() == [[45, 1.0]]
+
+
+def test_a_split_may_lack_what_could_not_be_read_but_not_exceed_what_was_listed(
+    make_raw, picture, sample, run, settings
+):
+    settings["duplicates"]["near"] = False
+    out = run(make_raw({"train": many(picture, sample, 4)}, listed={"train": 8}), settings)
+    assert check(out, "none_beyond_listed")["passed"]
+    assert not check(out, "left_out_share")["passed"] and check(out, "left_out_share")["observed"] == {"train": 0.5}
+    with pytest.raises(DataError, match="none_beyond_listed"):
+        run(make_raw({"train": many(picture, sample, 4)}, listed={"train": 3}), settings)
+
+
+def test_captions_in_other_languages_are_told_and_where_wanted_rejected(make_raw, picture, sample, run, settings):
+    settings["duplicates"]["near"] = False
+    german = "zwei kleine Hunde spielen im Garten hinter dem Haus"
+    mixed = [*many(picture, sample, 2, caption="two small dogs play in the garden behind the house")]
+    mixed += many(picture, sample, 2, caption=german, first=2)
+    raw = make_raw({"train": mixed})
+    out = run(raw, settings)
+    assert check(out, "language_share")["observed"] == {"train": 0.5}
+    assert not check(out, "language_share")["passed"] and check(out, "language_share")["severity"] == "warning"
+
+    settings["caption"]["language"] = {"min_probability": 0.9}
+    rejects = pd.read_parquet(run(raw, settings) / "rejects.parquet")
+    assert rejects["reason"].tolist() == ["language"] * 2 and rejects["value"].tolist()[0].startswith("de 0.9")
+    settings["caption"]["language"] = None
+    settings["language"] = {"severity": "error"}
+    with pytest.raises(DataError, match="language_share"):
+        run(raw, settings)
+
+
+def test_no_language_can_be_demanded_where_none_is_declared(make_raw, picture, sample, run, settings):
+    settings["caption"]["language"] = {"min_probability": 0.9}
+    with pytest.raises(DataError, match=r"datasets\.toy\.validation\.caption\.language: .* declares no language"):
+        run(make_raw({"train": many(picture, sample, 2)}, languages=()), settings)

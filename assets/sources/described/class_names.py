@@ -1,10 +1,9 @@
-"""The classes of zero-shot splits, by a file of names, and which of them a caption mentions."""
+"""The classes of zero-shot splits by their names, and which of them a caption mentions."""
 
+import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import inflect
 
 from assets.errors import DataError, message
 from assets.sources.base import ClassInfo, frequency_thirds
@@ -17,16 +16,35 @@ class ClassNames:
     """Names of classes 0, 1, ..
 
     Args:
-        path: A UTF-8 text file, one name a line, with a tab and a group behind it if there are groups.
-
-    Raises:
-        DataError: The file is missing, is no text, or a line of it is empty.
+        names: English name per class, at least one, none empty.
+        groups: A coarse category per class; all are one group if there are none.
 
     Attributes:
         names: English name per class.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, names: Sequence[str], groups: Sequence[str] | None = None) -> None:
+        self.names = list(names)
+        self._groups = list(groups or [_DEFAULT_GROUP] * len(names))
+        # imported late: it takes four seconds of CPU to load, in every worker
+        plural = importlib.import_module("inflect").engine().plural_noun
+        self._plurals = [str(plural(name)) for name in self.names]
+        self._by_words: dict[tuple[str, ...], list[int]] = {}
+        for class_id, forms in enumerate(zip(self.names, self._plurals, strict=True)):
+            for words in {_words(form) for form in forms}:
+                self._by_words.setdefault(words, []).append(class_id)
+        self._most_words = max(map(len, self._by_words))
+
+    @classmethod
+    def from_file(cls, path: Path) -> "ClassNames":
+        """Read names from a file.
+
+        Args:
+            path: A UTF-8 text file, one name a line, with a tab and a group behind it if there are groups.
+
+        Raises:
+            DataError: The file is missing, is no text, or a line of it is empty.
+        """
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -34,19 +52,12 @@ class ClassNames:
                 message(f"the file of classes {path} is not readable ({error})", fix="correct splits.*.classes")
             ) from error
         rows = [line.partition("\t") for line in lines]
-        self.names = [name.strip() for name, _, _ in rows]
-        self._groups = [group.strip() or _DEFAULT_GROUP for _, _, group in rows]
-        if not rows or "" in self.names:
+        names = [name.strip() for name, _, _ in rows]
+        if not rows or "" in names:
             # a line that is left blank would shift the numbers of all classes behind it
-            line = self.names.index("") + 1 if rows else 1
+            line = names.index("") + 1 if rows else 1
             raise DataError(message(f"{path} line {line} has no class name", fix="write one name a line"))
-        plural = inflect.engine().plural_noun
-        self._plurals = [str(plural(name)) for name in self.names]  # pyright: ignore[reportArgumentType]
-        self._by_words: dict[tuple[str, ...], list[int]] = {}
-        for class_id, forms in enumerate(zip(self.names, self._plurals, strict=True)):
-            for words in {_words(form) for form in forms}:
-                self._by_words.setdefault(words, []).append(class_id)
-        self._most_words = max(map(len, self._by_words))
+        return cls(names, [group.strip() or _DEFAULT_GROUP for _, _, group in rows])
 
     def mentioned(self, caption: str) -> tuple[str, ...]:
         """Return the ids, as text, of the classes whose name or plural stands in a caption as whole words."""
