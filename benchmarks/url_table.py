@@ -35,7 +35,7 @@ from assets.sources.url_table.img2dataset import ENVIRONMENT, find_command
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = REPOSITORY / ".img2dataset" / "bin" / "img2dataset"
-PICTURES, PROCESSES, THREADS, ROUNDS = 3000, 2, 32, 3
+PICTURES, PROCESSES, THREADS, ROUNDS = 10_000, 2, 32, 3
 PART_ROWS = PICTURES // (4 * PROCESSES)
 """What the source chooses for this many addresses and processes."""
 DELAY = 0.05

@@ -10,7 +10,7 @@ from assets.errors import ConfigError, message
 from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
-from training.models.token_select import Masking, NoMasking
+from training.models.token_select import EmaTowerConfig, Masking, NoMasking
 
 
 class VisionTransformer(Section):
@@ -136,6 +136,10 @@ class RecipeConfig(Section):
     precision: Literal["fp32", "bf16"]
     masking: Annotated[Masking, Field(discriminator="kind")] = NoMasking(kind="none")
     """Which image tokens the towers see in training."""
+    ema_tower: EmaTowerConfig | None = None
+    """The averaged image tower that attentive masking and some methods go by; null for none."""
+    freeze_patch_embedding: bool = False
+    """Leave the patch embedding of a ViT at its random start, which steadies self-supervised training."""
     holdout: HoldoutConfig | None = None
     """Pairs kept out of training to watch it; null trains on all."""
     shuffle_window: int = Field(default=0, ge=0)

@@ -1,29 +1,39 @@
 """Stage ``pretrain``: one run of params.yaml from validated pairs to an exported model."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from assets.code_stamp import code_digest
 from assets.config import MachineConfig, load_machine
 from assets.errors import ConfigError, message
 from assets.manifest import read_manifest, version_of
 from assets.progress import Stage
-from assets.shard_cache import load_shard_cache
+from assets.shard_cache import cache_for
+from assets.sidecar import KIND as SIDECAR
+from assets.sidecar import Sidecar
 from training.config import RecipeConfig, check_batch, load_recipe, load_run
 from training.data.holdout import hold_out, whole_images
-from training.data.loader import StepDataset, ViewPlan, batches
+from training.data.loader import Batch, StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import Pairs, check_cache, load_pairs
 from training.engine.distributed import World, rank, world
+from training.engine.episode import SnapshotSource
 from training.engine.loop import Fit, Trainer
 from training.engine.metrics import LIVE
 from training.engine.optim import count_parameters
 from training.methods import METHODS
-from training.models.build import build_method, build_tokenizer, image_size
+from training.methods.base import Method
+from training.models.build import build_method, build_tokenizer, image_size, resolve_method
 from training.models.text_pass import accepts_short_text
 from training.plan import Plan
 from training.publish import FinishedRun, publish_log, publish_model
+
+_SNAPSHOT_STREAM = 1
+"""Sets the draws of snapshot views apart from those of training, which have the run's seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +72,29 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
     recipe = load_recipe(params, run.recipe)
     read_manifest(paths.raw, "raw")
     read_manifest(paths.valid, "valid")
+    sidecars = _sidecars(recipe)
+    for folder in sidecars.values():
+        read_manifest(folder, SIDECAR)
     plan = Plan(
         name=name,
         run=run,
         recipe=recipe,
         code=code_digest("training.pretrain", METHODS[recipe.method["kind"]].partition(":")[0]),
-        inputs={"raw": version_of(paths.raw), "valid": version_of(paths.valid)},
+        inputs={
+            kind: version_of(folder) for kind, folder in ({"raw": paths.raw, "valid": paths.valid} | sidecars).items()
+        },
     )
     with Stage(f"pretrain@{name}", quiet=rank() > 0) as stage, world(machine) as here:
         pairs = load_pairs(paths.raw, paths.valid)
-        if pairs.stored:
-            pairs = replace(pairs, cache=load_shard_cache(params))
+        pairs = replace(pairs, cache=cache_for(pairs.shards, params))
         check_cache(pairs, recipe.shuffle_window)
         _train_and_publish(plan, pairs, paths, machine, stage, here)
+
+
+def _sidecars(recipe: RecipeConfig) -> dict[str, Path]:
+    """Name the folders with embeddings of the pairs that a recipe's method wants."""
+    method, config = resolve_method(recipe)
+    return method.snapshot_sidecars(config)
 
 
 def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
@@ -102,13 +122,21 @@ def _train_and_publish(
         f"{stage.name}: {len(pairs)} pairs, {budget.steps} steps of {budget.batch_size}, {millions:.1f} M parameters, "
         f"{here.size} process(es) on {here.device}; curves grow in {plan.work / 'curves' / LIVE}"
     )
+    needs = method.needs()
     views = ViewPlan(
-        recipe.views, build_tokenizer(config), image_size(config), seed, trim=accepts_short_text(method.model)
+        views=needs.views,
+        tokenize=build_tokenizer(config),
+        image_size=image_size(config),
+        seed=seed,
+        trim=accepts_short_text(method.model),
+        boxes=needs.boxes,
+        objects=needs.objects,
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)
     fit = Fit(recipe, machine, seed, plan.work, paths.profile)
-    trainer = Trainer(method, fit, here, whole_images(held_out, views) if held_out else [])
+    snapshots = _snapshots(method, recipe, (pairs, order, views), machine, here)
+    trainer = Trainer(method, fit, here, whole_images(held_out, views) if held_out else [], snapshots)
     fitted = trainer.run(lambda first: batches(dataset, first, budget.steps, machine.workers, here.device), stage)
     tensors = trainer.exported_tensors()
     if here.is_main:
@@ -123,3 +151,26 @@ def _train_and_publish(
         version = publish_model(finished, tensors, config, paths.out)
         publish_log(finished, version, stage.seconds - fitted.attempt_seconds, plan.work / "curves", paths.log)
         shutil.rmtree(plan.work)
+
+
+def _snapshots(
+    method: Method, recipe: RecipeConfig, data: tuple[Pairs, SampleOrder, ViewPlan], machine: MachineConfig, here: World
+) -> SnapshotSource | None:
+    """Return what a method with episodes embeds: the same pairs in the same order, in other views, with sidecars."""
+    if not method.episode_steps:
+        return None
+    pairs, order, views = data
+    shown = replace(
+        views,
+        views=method.snapshot_views(),
+        seed=int(np.random.SeedSequence([views.seed, _SNAPSHOT_STREAM]).generate_state(1)[0]),
+        sidecars={name: Sidecar(folder) for name, folder in _sidecars(recipe).items()},
+        boxes=False,
+        objects=False,
+    )
+    dataset = StepDataset(pairs, order, shown, here.rank, here.size)
+
+    def source(first: int, last: int) -> Iterator[Batch]:
+        return batches(dataset, first, last, machine.workers, here.device)
+
+    return source

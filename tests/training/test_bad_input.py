@@ -158,7 +158,7 @@ def stages(tmp_path_factory) -> Iterator[Stages]:
         patch.chdir(root)
         patch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self.width * self.height) or load(self))
         run_ingest(root, source(root / "*.tar"))
-        validate("toy", params, root / "raw", root / "valid", root / "docs")
+        validate("toy", params, *(root / name for name in ("raw", "valid", "docs", "plots", "baseline.json")))
     rejects = pd.read_parquet(root / "valid" / "rejects.parquet")
     accepted = pd.read_parquet(root / "valid" / "accepted.parquet")["key"].tolist()
     yield Stages(root / "raw", root / "valid", rejects, accepted, max(decoded))
@@ -198,7 +198,7 @@ def test_odd_but_sound_pictures_have_the_right_pixels(stages):
 
 def test_a_caption_longer_than_the_context_is_cut_and_said(stages):
     pairs = load_pairs(stages.raw, stages.valid)
-    plan = ViewPlan(ViewsConfig(crop_area=(0.5, 1.0)), CaptionTokenizer(16).encode, 32, 0)
+    plan = ViewPlan({"image": ViewsConfig(crop_area=(0.5, 1.0))}, CaptionTokenizer(16).encode, 32, 0)
     batch = StepDataset(pairs, SampleOrder(len(pairs), len(pairs), 0), plan)[0]
     cut = [pairs.keys[place].as_py() for place in batch["sample_id"][batch["text_cut"]].tolist()]
     assert cut == ["long"]

@@ -1,11 +1,15 @@
-"""From an image file to pixels, or straight to one random view, decoding no more of it than the view needs."""
+"""From an image file to pixels, or straight to random views, decoding no more of it than the views need."""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assets.picture import Picture
-from training.data.transforms import SampleDraws, apply_crop, draw_crop
-from training.data.views import ViewsConfig
+from training.data.transforms import CropDraw, SampleDraws, apply_crop, draw_views, side_of
+from training.data.views import View, ViewsConfig
+
+_ONLY = "image"
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
@@ -42,8 +46,29 @@ def decode_view(data: bytes, draws: SampleDraws, views: ViewsConfig, size: int) 
     Raises:
         PictureError: It is damaged, too large, or no image.
     """
+    return decode_views(data, draws, {_ONLY: views}, size)[_ONLY][0]
+
+
+def decode_views(
+    data: bytes, draws: SampleDraws, views: Mapping[str, View], size: int
+) -> dict[str, tuple[NDArray[np.uint8], CropDraw]]:
+    """Draw several crops, decode the image file once, as finely as the most demanding needs it, and cut them out.
+
+    Args:
+        data: The file, of any kind that ``assets.picture`` knows.
+        draws: The sample's draws.
+        views: Name -> what to draw.
+        size: Side of the square views; a containing view may be smaller.
+
+    Returns:
+        Name -> the view, [size, size, 3], and its crop in pixels of the whole image.
+
+    Raises:
+        PictureError: It is damaged, too large, or no image.
+    """
     picture = Picture(data)
-    crop = draw_crop(views, picture.width, picture.height, draws)
-    pixels = picture.pixels(shrink=min(crop.width, crop.height) // size)
+    crops = draw_views(views, picture.width, picture.height, draws)
+    sides = {name: side_of(view, size) for name, view in views.items()}
+    pixels = picture.pixels(shrink=min(min(crop.width, crop.height) // sides[name] for name, crop in crops.items()))
     factor = round(picture.width / pixels.shape[1])  # not the quotient: the last column may stand for less
-    return apply_crop(pixels, crop.reduced(factor), size)
+    return {name: (apply_crop(pixels, crop.reduced(factor), sides[name]), crop) for name, crop in crops.items()}

@@ -10,7 +10,7 @@ from training.data.order import SampleOrder
 from training.data.pairs import Pairs
 from training.data.views import ViewsConfig
 
-_WHOLE = ViewsConfig(crop_area=(1.0, 1.0))
+_WHOLE = {"image": ViewsConfig(crop_area=(1.0, 1.0))}
 _ROWS = 256
 
 
@@ -64,7 +64,7 @@ def whole_images(pairs: Pairs, plan: ViewPlan) -> list[Batch]:
     Returns:
         Batches that together hold every pair once; the last one may be short.
     """
-    plan = dataclasses.replace(plan, views=_WHOLE)
+    plan = dataclasses.replace(plan, views=_WHOLE, boxes=False, objects=False)
     return [
         StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0]
         for start in range(0, len(pairs), _ROWS)

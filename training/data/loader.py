@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from assets.sidecar import Sidecar
+from training.data.objects import ObjectBoxes
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
-from training.data.transforms import SampleDraws
-from training.data.views import ViewsConfig
+from training.data.transforms import SampleDraws, side_of
+from training.data.views import View
 from training.models.text_pass import trim_text
 
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
@@ -21,10 +22,13 @@ Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 Batch = dict[str, Tensor]
 """What a method gets; the first dimension of every tensor is B.
 
-``image``: views, uint8 [B, 3, S, S]. ``text``: token ids, int64 [B, T], for towers that accept it without the columns
-that are padding in all rows. ``text_cut``: whether the caption was longer than the context, bool [B]. ``sample_id``:
-positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method
-depend, int64 [B]. Beside these, rows of each sidecar under its name.
+``image``: a view, uint8 [B, 3, S, S], and further views of the same pairs under the names that the method gives them.
+``NAME_box``, for methods that ask: top, left, height and width of a view in pixels of the whole image, and whether it
+is mirrored, int64 [B, 5]. ``objects``, likewise: boxes of objects (top, left, height, width), int64 [B, 16, 4].
+``text``: token ids, int64 [B, T], for towers that accept it without the columns that are padding in all rows.
+``text_cut``: whether the caption was longer than the context, bool [B]. ``sample_id``: positions in the training pairs,
+int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method depend, int64 [B]. Beside these,
+rows of each sidecar under its name.
 """
 
 
@@ -33,20 +37,24 @@ class ViewPlan:
     """What becomes of a pair.
 
     Attributes:
-        views: The random view of the image.
+        views: Name in the batch -> a view of the image; ``image`` is one of them.
         tokenize: Captions -> token ids.
         trim: Whether the text tower accepts fewer tokens than the context has room for.
-        image_size: Side of the view in pixels.
+        image_size: Side of the views in pixels.
         seed: Decides the draws.
         sidecars: Embeddings of the pairs, joined by key under the name they get in the batch.
+        boxes: Whether the batch tells the place of each view.
+        objects: Whether the batch tells the places of objects.
     """
 
-    views: ViewsConfig
+    views: Mapping[str, View]
     tokenize: Tokenize
     image_size: int
     seed: int
     trim: bool = False
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict[str, Sidecar])
+    boxes: bool = False
+    objects: bool = False
 
 
 class StepDataset(Dataset[Batch]):
@@ -69,30 +77,46 @@ class StepDataset(Dataset[Batch]):
         self._rank, self._world_size = rank, world_size
         self._rows = {name: sidecar.join(pairs.keys) for name, sidecar in plan.sidecars.items()}
         self._reader: PairReader | None = None
+        self._objects: ObjectBoxes | None = None
 
     def __getitem__(self, step: int) -> Batch:
-        if self._reader is None:  # opened in the process that reads
-            self._reader = PairReader(self._pairs)
         positions, epochs = self._order.batch(step, self._rank, self._world_size)
-        size = self._plan.image_size
-        images = np.empty((len(positions), size, size, 3), dtype=np.uint8)
-        seeds = np.empty(len(positions), dtype=np.int64)
-        for row, (position, epoch) in enumerate(zip(positions.tolist(), epochs.tolist(), strict=True)):
-            draws = SampleDraws(self._plan.seed, epoch, self._pairs.keys[position].as_py())
-            images[row] = self._reader.view(position, draws, self._plan.views, size)
-            seeds[row] = draws.seed
         text, cut = self._plan.tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()])
         embeddings = {
             name: torch.from_numpy(sidecar.rows(self._rows[name][positions]))
             for name, sidecar in self._plan.sidecars.items()
         }
         return {
-            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
+            **self._views(positions.tolist(), epochs.tolist()),
             "text": trim_text(text) if self._plan.trim else text,
             "text_cut": cut,
             "sample_id": torch.from_numpy(positions),
-            "seed": torch.from_numpy(seeds),
             **embeddings,
+        }
+
+    def _views(self, positions: list[int], epochs: list[int]) -> Batch:
+        """Read and cut the views of some pairs; with the samples' seeds, and places where the plan wants them."""
+        if self._reader is None:  # opened in the process that reads
+            self._reader = PairReader(self._pairs)
+            self._objects = ObjectBoxes(self._pairs) if self._plan.objects else None
+        plan, count = self._plan, len(positions)
+        sides = {name: side_of(view, plan.image_size) for name, view in plan.views.items()}
+        images = {name: np.empty((count, side, side, 3), dtype=np.uint8) for name, side in sides.items()}
+        boxes = {f"{name}_box": np.empty((count, 5), dtype=np.int64) for name in (plan.views if plan.boxes else ())}
+        seeds = np.empty(count, dtype=np.int64)
+        for row, (position, epoch) in enumerate(zip(positions, epochs, strict=True)):
+            draws = SampleDraws(plan.seed, epoch, self._pairs.keys[position].as_py())
+            for name, (pixels, crop) in self._reader.views(position, draws, plan.views, plan.image_size).items():
+                images[name][row] = pixels
+                if plan.boxes:
+                    boxes[f"{name}_box"][row] = crop.box
+            seeds[row] = draws.seed
+        if self._objects is not None:
+            boxes["objects"] = np.stack([self._objects.read(position) for position in positions])
+        return {
+            **{name: torch.from_numpy(pixels).permute(0, 3, 1, 2) for name, pixels in images.items()},
+            **{name: torch.from_numpy(box) for name, box in boxes.items()},
+            "seed": torch.from_numpy(seeds),
         }
 
     def prefetch(self, step: int, last_step: int) -> None:

@@ -1,6 +1,6 @@
 """The accepted training pairs of a data set: what the index and validation say, joined by key, and how to read one."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from assets.index import read_index
 from assets.picture import PictureError
 from assets.shard_cache import GIB, ShardCache
 from assets.shard_download import CACHE_SETTING, is_url
-from training.data.decode import decode, decode_view
+from training.data.decode import decode, decode_views
 from training.data.shard_files import ShardFiles
-from training.data.transforms import SampleDraws
-from training.data.views import ViewsConfig
+from training.data.transforms import CropDraw, SampleDraws
+from training.data.views import View
 
 _COLUMNS = ["key", "shard", "image_offset", "image_size", "caption"]
 
@@ -198,24 +198,26 @@ class PairReader:
         with self._explained(position):
             return decode(self.read(position))
 
-    def view(self, position: int, draws: SampleDraws, views: ViewsConfig, size: int) -> NDArray[np.uint8]:
-        """Read one pair's image and cut one random view out of it.
+    def views(
+        self, position: int, draws: SampleDraws, views: Mapping[str, View], size: int
+    ) -> dict[str, tuple[NDArray[np.uint8], CropDraw]]:
+        """Read one pair's image and cut random views out of it.
 
         Args:
             position: Place in ``pairs``.
             draws: The sample's draws.
-            views: The ranges of the crop.
-            size: Side of the square view.
+            views: Name -> what to draw.
+            size: Side of the square views; a containing view may be smaller.
 
         Returns:
-            The view, [size, size, 3].
+            Name -> the view, [size, size, 3], and its crop in pixels of the whole image.
 
         Raises:
             DataError: As :meth:`image`.
             StoreError: As :meth:`image`.
         """
         with self._explained(position):
-            return decode_view(self.read(position), draws, views, size)
+            return decode_views(self.read(position), draws, views, size)
 
     @contextmanager
     def _explained(self, position: int) -> Generator[None]:

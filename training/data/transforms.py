@@ -3,6 +3,7 @@
 import hashlib
 import math
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from training.data.views import ViewsConfig
+from training.data.views import ContainingView, View, ViewsConfig
 
 _BLOCK = struct.Struct("<8Q")
 _UNIT = 2.0**-53
@@ -68,6 +69,11 @@ class CropDraw:
     height: int
     flip: bool
 
+    @property
+    def box(self) -> tuple[int, int, int, int, bool]:
+        """Top, left, height, width and flip, as the batch has them."""
+        return self.top, self.left, self.height, self.width, self.flip
+
     def reduced(self, factor: int) -> "CropDraw":
         """Return the same crop of the source shrunk by a whole factor, its edges rounded to whole pixels."""
         if factor == 1:
@@ -106,6 +112,50 @@ def draw_crop(views: ViewsConfig, width: int, height: int, draws: SampleDraws) -
         height=crop_height,
         flip=flip_draw < views.flip,
     )
+
+
+def draw_containing(crops: Sequence[CropDraw], width: int, height: int, draws: SampleDraws) -> CropDraw:
+    """Draw a crop that holds others: each edge lies anywhere between theirs and the edge of the image.
+
+    Args:
+        crops: What must lie inside, themselves inside the source.
+        width: Source width in pixels.
+        height: Source height in pixels.
+        draws: The sample's draws; four numbers are taken.
+
+    Returns:
+        The crop, inside the source, never mirrored.
+    """
+    top_draw, left_draw, bottom_draw, right_draw = draws.uniform(4)
+    lowest, rightmost = max(c.top + c.height for c in crops), max(c.left + c.width for c in crops)
+    top = int(top_draw * (min(c.top for c in crops) + 1))
+    left = int(left_draw * (min(c.left for c in crops) + 1))
+    bottom = lowest + int(bottom_draw * (height - lowest + 1))
+    right = rightmost + int(right_draw * (width - rightmost + 1))
+    return CropDraw(left, top, right - left, bottom - top, flip=False)
+
+
+def draw_views(views: Mapping[str, View], width: int, height: int, draws: SampleDraws) -> dict[str, CropDraw]:
+    """Draw the crop of each view of one sample, in the order given.
+
+    Args:
+        views: Name -> what to draw; a containing view stands behind those that it holds.
+        width: Source width in pixels.
+        height: Source height in pixels.
+        draws: The sample's draws; the first view gets the numbers it would get alone.
+    """
+    crops: dict[str, CropDraw] = {}
+    for name, view in views.items():
+        if isinstance(view, ContainingView):
+            crops[name] = draw_containing([crops[other] for other in view.around], width, height, draws)
+        else:
+            crops[name] = draw_crop(view, width, height, draws)
+    return crops
+
+
+def side_of(view: View, size: int) -> int:
+    """Return the side of a view in pixels where a plain one has ``size``."""
+    return size // view.shrink if isinstance(view, ContainingView) else size
 
 
 def apply_crop(pixels: NDArray[np.uint8], crop: CropDraw, size: int) -> NDArray[np.uint8]:

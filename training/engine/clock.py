@@ -6,7 +6,17 @@ from contextlib import contextmanager
 
 import torch
 
-PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer", "checkpoint", "holdout", "log")
+PHASES: tuple[str, ...] = (
+    "data",
+    "forward",
+    "backward",
+    "optimizer",
+    "checkpoint",
+    "holdout",
+    "embed",
+    "episode",
+    "log",
+)
 """Parts of the wall-clock time that are told apart; what is left is the loop's own."""
 
 
@@ -26,13 +36,14 @@ class TrainClock:
         """
         self._before = dict(saved)
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._open: list[str] = []
         self._begin = time.monotonic()
         self._cuda = device.type == "cuda"
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def phase(self, name: str, on_device: bool = False) -> Generator[None]:
-        """Count the block.
+        """Count the block; seconds of a phase inside another one are those of the inner phase only.
 
         Args:
             name: One of ``PHASES``.
@@ -45,11 +56,16 @@ class TrainClock:
             end.record()
             self._events.append((name, begin, end))
             return
+        self._open.append(name)
         start = time.monotonic()
         try:
             yield
         finally:
-            self._seconds[name] += time.monotonic() - start
+            seconds = time.monotonic() - start
+            self._open.pop()
+            self._seconds[name] += seconds
+            if self._open:
+                self._seconds[self._open[-1]] -= seconds
 
     def collect(self) -> None:
         """Read the events of this step; the device must have passed them."""

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.data.loader import Batch
 from training.engine.accumulate import total_loss
 from training.engine.gather import GatheredFeatures
+from training.engine.holdout import evaluating
 from training.methods.base import Method
 
 _ROWS = 16
@@ -23,18 +24,34 @@ class FlopsProbe:
         """
         self._method = copy.deepcopy(method).to("meta")
 
-    def count(self, batch: Batch) -> float:
+    def count(self, batch: Batch, step: int = 0) -> float:
         """Count forward and backward multiply-adds (as two operations each) of one step, per sample.
 
         Args:
             batch: A real batch; at most 16 of its rows are used.
+            step: The step to take, for methods whose losses depend on it.
 
         Returns:
             Operations per sample of a batch; the loss's own quadratic part is that of the small batch and negligible.
         """
-        part = {name: value[:_ROWS].to("meta") for name, value in batch.items()}
+        part = _part(batch)
         rows = len(part["image"])
         with FlopCounterMode(display=False) as counter:
             features = GatheredFeatures(self._method.encode(part), slice(0, rows))
-            total_loss(self._method.losses(features, 0)).backward()
+            total_loss(self._method.losses(features, step)).backward()
         return counter.get_total_flops() / rows
+
+    def count_snapshot(self, batch: Batch) -> float:
+        """Count the operations of ``Method.snapshot``, per sample.
+
+        Args:
+            batch: A real batch; at most 16 of its rows are used.
+        """
+        part = _part(batch)
+        with FlopCounterMode(display=False) as counter, evaluating(self._method):
+            self._method.snapshot(part)
+        return counter.get_total_flops() / len(part["image"])
+
+
+def _part(batch: Batch) -> Batch:
+    return {name: value[:_ROWS].to("meta") for name, value in batch.items()}

@@ -16,7 +16,8 @@ _PRECISION = 5
 
 
 @contextmanager
-def _evaluating(method: nn.Module) -> Generator[None]:
+def evaluating(method: nn.Module) -> Generator[None]:
+    """Have a method in evaluation mode and without gradients inside the block, in training mode after it."""
     method.eval()
     try:
         with torch.no_grad():
@@ -37,7 +38,7 @@ def holdout_scores(method: Method, batches: list[Batch], device: torch.device) -
         InfoNCE over all n held-out pairs at once, and the share of images (texts) whose own text (image) is the nearest
         of n. A pair with an equal score elsewhere counts as a miss.
     """
-    with _evaluating(method):
+    with evaluating(method):
         images: list[Tensor] = []
         texts: list[Tensor] = []
         for batch in batches:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from training.data.loader import Batch
 from training.engine.checkpoint import Checkpoints, TrainState, read_facts, whole
 from training.engine.clock import PHASES, TrainClock
 from training.engine.distributed import World
+from training.engine.episode import EmbedSettings, Episodes, SnapshotSource, StopAsked
 from training.engine.flops import FlopsProbe
 from training.engine.holdout import LOSS, holdout_scores
 from training.engine.metrics import MetricLog
@@ -67,6 +68,7 @@ class Fitted:
         first_step_seconds: From the start of the process to the end of the first step, in the last attempt.
         memory_gib: The most memory this process has held.
         flops: Operations of a step per sample.
+        episode_flops: Operations in all between episodes: embedding pairs, clustering them.
         utilisation: Model-FLOPs utilisation of this attempt, 0 to 1.
     """
 
@@ -77,6 +79,7 @@ class Fitted:
     first_step_seconds: float = 0.0
     memory_gib: float = 0.0
     flops: float = 0.0
+    episode_flops: float = 0.0
     utilisation: float = 0.0
 
 
@@ -100,7 +103,14 @@ def _stop_on_signal() -> Generator[Callable[[], bool]]:
 class Trainer:
     """One run from its newest checkpoint to the end of its budget."""
 
-    def __init__(self, method: Method, fit: Fit, world: World, holdout: list[Batch] | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        fit: Fit,
+        world: World,
+        holdout: list[Batch] | None = None,
+        snapshots: SnapshotSource | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -108,11 +118,14 @@ class Trainer:
             fit: Recipe, machine and places.
             world: The ranks.
             holdout: Batches of held-out pairs, in main memory.
+            snapshots: What a method with episodes embeds.
         """
         self.fit, self.world = fit, world
         self._probe = FlopsProbe(method)
         self.stepper = Stepper(method, fit.recipe, fit.machine, world, fit.seed)
         self.method = self.stepper.method
+        embedding = EmbedSettings(fit.seed, fit.machine.micro_batch, fit.recipe.precision == "bf16")
+        self.episodes = Episodes(self.method, self._probe, embedding, world, snapshots)
         self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
         self.checkpoints = Checkpoints(fit.work / "checkpoints", fit.recipe.checkpoint_keep)
         self.steps = fit.recipe.budget.steps
@@ -138,6 +151,7 @@ class Trainer:
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
         fitted = Fitted({}, holdout=facts.get("holdout", {}), best=facts.get("best", {}), flops=facts.get("flops", 0.0))
+        self.episodes.flops = facts.get("episode_flops", 0.0)
         clock = TrainClock(facts.get("seconds", {}), self.world.device)
         log = MetricLog(self.fit.work / "curves", first, self.fit.machine.tensorboard) if self.world.is_main else None
         batches = source(first)
@@ -148,10 +162,12 @@ class Trainer:
             traced_steps(self.fit.profile if self.world.is_main else None, stage) as traced,
         ):
             for step in range(first, self.steps):
+                with self._stopping(step, fitted, clock, stage):
+                    self.episodes.begin(step, clock, stage, asked_to_stop)
                 with clock.phase("data"):
                     batch = next(batches)
                 if step == first:
-                    fitted.flops = self._probe.count(batch)
+                    fitted.flops = self._probe.count(batch, self.steps // 2)  # warm-ups are over by then
                 result = self.stepper.step(batch, step, clock, asked_to_stop())
                 traced()
                 fitted.first_step_seconds = fitted.first_step_seconds or process_seconds()
@@ -164,16 +180,14 @@ class Trainer:
                             scores = fitted.holdout if looked else {}
                             log.append(step, {**_curves(result), **scores, **self._performance(use, clock, done)})
                     progress.advance(1, loss=result.values["loss"], **use)
-                self._save_when_due(done, result.stop, fitted, clock)
                 if result.stop and done < self.steps:
-                    if self.world.is_main:
-                        stage.log.warning("%s stopped after step %d; run it again to go on", stage.name, step)
-                    raise Stopped(RESUMABLE)
+                    self._save_and_stop(done, fitted, clock, stage)
+                self._save_when_due(done, False, fitted, clock)
         self.checkpoints.wait()
         if log is not None:
             log.close()
         fitted.seconds, fitted.attempt_seconds = clock.totals(), clock.attempt_seconds
-        fitted.memory_gib = peak_memory_gib(self.world.device)
+        fitted.episode_flops, fitted.memory_gib = self.episodes.flops, peak_memory_gib(self.world.device)
         fitted.utilisation = self._use(fitted, clock, self.steps - first)["mfu"]
         return fitted
 
@@ -244,6 +258,23 @@ class Trainer:
         }
         return {f"perf/{name}": value for name, value in values.items()}
 
+    @contextmanager
+    def _stopping(self, done: int, fitted: Fitted, clock: TrainClock, stage: Stage) -> Generator[None]:
+        """Stop where the block finds that it has been asked for."""
+        try:
+            yield
+        except StopAsked:
+            self._save_and_stop(done, fitted, clock, stage)
+
+    def _save_and_stop(self, done: int, fitted: Fitted, clock: TrainClock, stage: Stage) -> NoReturn:
+        """End this attempt as a signal asks, with a checkpoint from which the next one goes on."""
+        if done:
+            self._save_when_due(done, True, fitted, clock)
+        if self.world.is_main:
+            place = f"after step {done - 1}" if done else "before its first step"
+            stage.log.warning("%s stopped %s; run it again to go on", stage.name, place)
+        raise Stopped(RESUMABLE)
+
     def _save_when_due(self, done: int, stop: bool, fitted: Fitted, clock: TrainClock) -> None:
         """Copy the state on every rank (sharded tensors need all of them); the main one writes it meanwhile."""
         config = self.fit.recipe.holdout
@@ -254,8 +285,9 @@ class Trainer:
         with clock.phase("checkpoint"):
             files = self.state.snapshot() if self.world.is_main or self.stepper.sharded else {}
             if self.world.is_main:
-                scores = {"holdout": fitted.holdout, "best": fitted.best, "flops": fitted.flops}
-                facts = {"step": done, "seconds": clock.totals(), **scores}
+                scores = {"holdout": fitted.holdout, "best": fitted.best}
+                cost = {"flops": fitted.flops, "episode_flops": self.episodes.flops, "seconds": clock.totals()}
+                facts = {"step": done, **cost, **scores}
                 self.checkpoints.save(files, facts, best)
             if stop:
                 self.checkpoints.wait()

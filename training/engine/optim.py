@@ -19,7 +19,7 @@ def build_optimizer(method: Method, config: OptimConfig) -> AdamW:
         config: The recipe's settings.
 
     Returns:
-        AdamW whose groups carry ``lr_scale`` and ``names``.
+        AdamW whose groups carry ``lr_scale``, ``group`` and ``names``.
     """
     groups = [
         {
@@ -27,6 +27,7 @@ def build_optimizer(method: Method, config: OptimConfig) -> AdamW:
             "names": [name for name, _ in members],
             "weight_decay": group.weight_decay,
             "lr_scale": group.lr_scale,
+            "group": group.name,
         }
         for group in method.param_groups(config.weight_decay)
         for sharded in (False, True)  # one fused kernel takes plain or sharded tensors, not both
@@ -52,10 +53,18 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.lr_end + (config.lr - config.lr_end) * left
 
 
-def set_learning_rate(optimizer: AdamW, lr: float) -> None:
-    """Give every group the rate times its own scale."""
+def set_learning_rate(optimizer: AdamW, lr: float, method: Method, step: int, steps: int) -> None:
+    """Give every group the rate times its own scale, or what the method makes of it.
+
+    Args:
+        optimizer: From :func:`build_optimizer`.
+        lr: By the schedule.
+        method: Its ``group_lr`` has the last word.
+        step: The coming step.
+        steps: All steps.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = method.group_lr(group["group"], lr * group["lr_scale"], step, steps)
 
 
 def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:

@@ -15,6 +15,8 @@ def _block_lists(module: nn.Module) -> list[tuple[nn.Module, nn.ModuleList]]:
         for parent in module.modules()
         for name, child in parent.named_children()
         if name in ("resblocks", "blocks", "layer", "layers") and isinstance(child, nn.ModuleList) and len(child)
+        # a frozen tower has no gradients and moments, and may run its blocks in its own way
+        if any(parameter.requires_grad for parameter in child.parameters())
     ]
 
 

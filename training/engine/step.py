@@ -86,7 +86,10 @@ class Stepper:
         self._average_gradients = world.size > 1 and (self.sharded or self._micro_batch > 0)
         if world.size > 1 and not self._average_gradients:
             devices = [world.device] if world.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self.method, device_ids=devices, gradient_as_bucket_view=True)
+            replicas = DistributedDataParallel(self.method, device_ids=devices, gradient_as_bucket_view=True)
+            # buffers are the same on every rank by construction, and may be large
+            replicas.broadcast_buffers = False
+            self._forward = replicas
         self.optimizer = build_optimizer(self.method, recipe.optim)
         decay = recipe.optim.ema_decay
         self.average = None if decay is None else WeightAverage(self.method.model, decay)
@@ -131,9 +134,10 @@ class Stepper:
         """
         optim = self._recipe.optim
         lr = learning_rate(optim, step, self._recipe.budget.steps)
-        set_learning_rate(self.optimizer, lr)
+        set_learning_rate(self.optimizer, lr, self.method, step, self._recipe.budget.steps)
         # draws inside the method are seeded per step, so a checkpoint holds no generator state
         torch.manual_seed(int(np.random.SeedSequence([self._seed, step, self._world.rank]).generate_state(1)[0]))
+        self.method.before_step(step, self._recipe.budget.steps)
         output = self._backward(batch, step, clock)
         with clock.phase("optimizer"):
             norm = clip_gradients(self.method, optim.gradient_clip)

@@ -1,5 +1,7 @@
 """The contract between a method and the engine: encode this rank's batch, then compute losses on gathered features."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -7,11 +9,16 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from assets.section import Section
+from training.config import BudgetConfig
+from training.data.colour import change_colours
 from training.data.loader import Batch
+from training.data.views import ContainingView, View, ViewsConfig
 from training.engine.gather import GatheredFeatures, gather
-from training.models.image_pass import ImagePass, encode_image, num_patches
+from training.models.ema_tower import EmaPass, EmaTower
+from training.models.image_pass import ImagePass, encode_image
+from training.models.masking import choose_patches
 from training.models.text_pass import encode_text
-from training.models.token_select import Masking, RandomMasking, num_kept, random_keep
+from training.models.token_select import AttentiveMasking, EmaTowerConfig, Masking, NoMasking, OracleMasking
 
 Features = dict[str, Tensor]
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100, the bound of CLIP
@@ -21,12 +28,41 @@ class MethodConfig(Section):
     """Base of the methods' own configs; each adds ``kind``, its key in ``training.methods.METHODS``."""
 
 
+class ImageInput(NamedTuple):
+    """What a recipe says about the images that a method gets.
+
+    Attributes:
+        views: The random view.
+        masking: Which patches the tower sees in training.
+        ema_tower: The averaged image tower, or None.
+    """
+
+    views: ViewsConfig
+    masking: Masking
+    ema_tower: EmaTowerConfig | None = None
+
+
+class Needs(NamedTuple):
+    """What a method wants the loader to put into the batch.
+
+    Attributes:
+        views: Name -> a view of the image.
+        boxes: Whether it wants the place of each view.
+        objects: Whether it wants the places of the objects.
+    """
+
+    views: dict[str, View]
+    boxes: bool
+    objects: bool
+
+
 class ParamGroup(NamedTuple):
-    """Parameters that share optimiser settings."""
+    """Parameters that share optimiser settings; ``name`` is how ``group_lr`` knows them."""
 
     params: list[tuple[str, nn.Parameter]]
     weight_decay: float
     lr_scale: float = 1.0
+    name: str = ""
 
 
 class StepOutput(NamedTuple):
@@ -41,18 +77,42 @@ class StepOutput(NamedTuple):
     logs: dict[str, Tensor]
 
 
+class Snapshot(NamedTuple):
+    """What a method's ``snapshot`` gave for the pairs of a coming episode, without gradients.
+
+    Attributes:
+        features: This rank's rows, [n, ...] each, in float32 where they are numbers.
+        positions: Their places in the episode, ascending, int64 [n]: row i of the global batch of the episode's step s
+            has place s * G + i.
+        size: Rows of the whole episode, over all ranks.
+        seed: Decides the draws of this call of ``on_epoch``; the same on every rank.
+    """
+
+    features: Features
+    positions: Tensor
+    size: int
+    seed: tuple[int, ...]
+
+
+EmbedFn = Callable[[], Snapshot]
+
+
 class Method(nn.Module):
     """Base class with the defaults; a subclass names its towers ``model`` (an open_clip model, what is exported)."""
 
     Config: type[MethodConfig] = MethodConfig
     image_mean: Tensor
     image_std: Tensor
+    episode_steps: int = 0
+    """Steps between two calls of ``on_epoch``, the first before step 0; 0 for none."""
 
-    def __init__(self, config: MethodConfig, model: nn.Module, masking: Masking) -> None:
+    def __init__(self, config: MethodConfig, model: nn.Module, images: ImageInput) -> None:
         super().__init__()
         self.config = config
         self.model: Any = model
-        self.masking = masking
+        self.images = images
+        self.masking: Masking = images.masking
+        self.ema_tower = None if images.ema_tower is None else EmaTower(self.model.visual, images.ema_tower)
         self.register_buffer("image_mean", torch.tensor(OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -61,26 +121,82 @@ class Method(nn.Module):
         """Return settings of the open_clip model that this method needs beside the towers; none by default."""
         return {}
 
+    @classmethod
+    def uses_ema_tower(cls, config: MethodConfig) -> bool:
+        """Say whether the losses want the averaged image tower, whatever the masking; False by default."""
+        return False
+
+    @classmethod
+    def snapshot_sidecars(cls, config: MethodConfig) -> dict[str, Path]:
+        """Name the embeddings of the training pairs that ``snapshot`` finds in its batch; none by default."""
+        return {}
+
+    def prepare(self, budget: BudgetConfig) -> None:
+        """Learn the length of the run and make room for what depends on it; called once, after construction.
+
+        Args:
+            budget: The recipe's.
+
+        Raises:
+            ConfigError: The method cannot work with this budget.
+        """
+
+    def views(self) -> dict[str, ViewsConfig]:
+        """Name the random views of each image; ``image`` must be one, the default has no other."""
+        return {"image": self.images.views}
+
+    def needs(self) -> Needs:
+        """Say what the loader puts into the batch; with an averaged tower also ``ema_image``, around all views."""
+        views: dict[str, View] = dict(self.views())
+        if self.ema_tower is not None:
+            views["ema_image"] = ContainingView(tuple(views), self.ema_tower.config.shrink)
+        oracle = isinstance(self.images.masking, OracleMasking)
+        return Needs(views, oracle or isinstance(self.images.masking, AttentiveMasking), oracle)
+
     def normalize(self, image: Tensor) -> Tensor:
         """Turn uint8 pixels [B, 3, S, S] into the floats the tower expects, by open_clip's mean and deviation."""
         return (image.float() / 255 - self.image_mean) / self.image_std
 
-    def encode_images(self, image: Tensor, seed: Tensor, view: int = 0) -> ImagePass:
-        """Run the image tower; in training, on the tokens that the recipe's masking leaves.
+    def _pixels(self, batch: Batch, name: str, number: int) -> Tensor:
+        """Return a view as the tower expects it, in training with its colours changed."""
+        colour = self.views()[name].colour
+        if colour is None or not self.training:
+            return self.normalize(batch[name])
+        changed = change_colours(batch[name].float() / 255, batch["seed"], number, colour)
+        return (changed - self.image_mean) / self.image_std
+
+    def encode_images(self, batch: Batch, names: tuple[str, ...] = ("image",), ema: EmaPass | None = None) -> ImagePass:
+        """Run the image tower on some views together; in training, on the tokens that the recipe's masking leaves.
 
         Args:
-            image: Pixels, uint8 [B, 3, S, S].
-            seed: One number per sample that its draws depend on, int64 [B].
-            view: Number of the view; another view of a sample draws another mask.
+            batch: The views, uint8 [B, 3, S, S] each, and what the masking needs.
+            names: Which views.
+            ema: What the averaged tower gave, where it is known already.
 
         Returns:
-            Features before normalisation, and what the tower knows on the way.
+            Features before normalisation, and what the tower knows on the way: B rows of the first view, then of the
+            next.
         """
+        numbers = [list(self.views()).index(name) for name in names]
+        image = torch.cat([self._pixels(batch, *view) for view in zip(names, numbers, strict=True)])
         keep = None
-        if self.training and isinstance(self.masking, RandomMasking):
-            num_tokens = num_patches(self.model.visual)
-            keep = random_keep(seed, num_tokens, num_kept(num_tokens, self.masking.keep), stream=view)
-        return encode_image(self.model.visual, self.normalize(image), keep)
+        if self.training and not isinstance(self.masking, NoMasking):
+            if ema is None and isinstance(self.masking, AttentiveMasking):
+                ema = self.ema_pass(batch)
+            grid: tuple[int, int] = self.model.visual.grid_size
+            scores = None if ema is None else ema.scores
+            views = zip(names, numbers, strict=True)
+            keep = torch.cat([choose_patches(self.masking, grid, batch, view, scores) for view in views])
+        return encode_image(self.model.visual, image, keep)
+
+    def ema_pass(self, batch: Batch) -> EmaPass:
+        """Run the averaged image tower on the view around all others; its colours are never changed.
+
+        Args:
+            batch: With ``ema_image``, uint8 [B, 3, S / shrink, S / shrink].
+        """
+        assert self.ema_tower is not None
+        return self.ema_tower(self.normalize(batch["ema_image"]))
 
     def encode_captions(self, text: Tensor) -> Tensor:
         """Run the text tower.
@@ -125,6 +241,45 @@ class Method(nn.Module):
         """Encode, gather and compute losses in one call, so that DDP and compile see a single entry."""
         return self.losses(gather(self.encode(batch)), step)
 
+    def snapshot_views(self) -> dict[str, View]:
+        """Name the views that ``snapshot`` finds in its batch; the default is the random view of training."""
+        return {"image": self.images.views}
+
+    def snapshot(self, batch: Batch) -> Features:
+        """Embed a batch for ``on_epoch``, in evaluation mode and without gradients; ``encode`` by default.
+
+        Args:
+            batch: Views other than those that training will see, tokens and sidecars, [B, ...].
+
+        Returns:
+            Named tensors whose first dimension is B.
+        """
+        return self.encode(batch)
+
+    def on_epoch(self, epoch: int, embed: EmbedFn) -> None:
+        """Act before each episode of ``episode_steps`` steps; nothing by default.
+
+        What it changes must lie in buffers or parameters and follow from them, ``epoch`` and the snapshot: after a kill
+        it is called again only if the checkpoint is that of the episode's first step.
+
+        Args:
+            epoch: Number of the episode, from 0.
+            embed: Runs ``snapshot`` over the pairs of the coming episode, each rank over its share.
+        """
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Act before a step; the default moves the averaged tower and ends the masking when its time has come.
+
+        Args:
+            step: Optimiser step, from 0.
+            steps: All steps of the budget.
+        """
+        if self.ema_tower is not None:
+            self.ema_tower.update(self.model.visual, step, steps)
+        masking = self.images.masking
+        if not isinstance(masking, NoMasking) and step >= steps * (1 - masking.unmasked_tail):
+            self.masking = NoMasking(kind="none")
+
     def after_step(self, step: int) -> None:
         """Act after the optimiser; the default clamps the logit scale to [0, log 100]."""
         with torch.no_grad():
@@ -141,3 +296,14 @@ class Method(nn.Module):
             ParamGroup([(name, p) for name, p in named if p.ndim >= 2], weight_decay),
             ParamGroup([(name, p) for name, p in named if p.ndim < 2], 0.0),
         ]
+
+    def group_lr(self, group: str, lr: float, step: int, steps: int) -> float:
+        """Return the rate of a parameter group in a step; by default the one that the schedule gives.
+
+        Args:
+            group: Name of a group from ``param_groups``.
+            lr: By the schedule, the group's scale included.
+            step: Optimiser step, from 0.
+            steps: All steps of the budget.
+        """
+        return lr

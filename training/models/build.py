@@ -13,15 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from assets.atomic import write_json
-from assets.errors import ConfigError
+from assets.errors import ConfigError, message
 from assets.section import parse, unknown
 from training.config import CustomTowers, NamedTowers, RecipeConfig
 from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
-from training.methods.base import Method, MethodConfig
+from training.methods.base import ImageInput, Method, MethodConfig
 from training.models.image_pass import num_patches
-from training.models.token_select import NoMasking
+from training.models.masking import check_masking
+from training.models.token_select import AttentiveMasking, NoMasking
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -118,10 +119,30 @@ def build_method(recipe: RecipeConfig, seed: int) -> tuple[Method, dict[str, Any
     method_class, method_config = resolve_method(recipe)
     config = model_config(recipe.towers) | method_class.model_options(method_config)
     torch.manual_seed(seed)
-    method = method_class(method_config, build_model(config), recipe.masking)
-    if not isinstance(recipe.masking, NoMasking):
-        num_patches(method.model.visual)  # refuses towers that cannot drop tokens
+    model: Any = build_model(config)
+    _check_image_input(recipe, method_class.uses_ema_tower(method_config), model.visual)
+    if recipe.freeze_patch_embedding:
+        num_patches(model.visual)  # refuses towers that have none
+        model.visual.conv1.requires_grad_(False)
+    method = method_class(method_config, model, ImageInput(recipe.views, recipe.masking, recipe.ema_tower))
+    method.prepare(recipe.budget)
     return method, config
+
+
+def _check_image_input(recipe: RecipeConfig, method_uses_ema: bool, visual: nn.Module) -> None:
+    """Refuse a masking or an averaged tower that does not go with the rest of the recipe."""
+    has_ema = recipe.ema_tower is not None
+    if not isinstance(recipe.masking, NoMasking):
+        check_masking(recipe.masking, visual, has_ema)
+    if method_uses_ema and not has_ema:
+        raise ConfigError(
+            message(
+                f"method {recipe.method['kind']} learns from an averaged tower, and the recipe has none",
+                fix='add "ema_tower: {momentum: 0.996}" to it, or set the weight of that loss to 0',
+            )
+        )
+    if has_ema and not (method_uses_ema or isinstance(recipe.masking, AttentiveMasking)):
+        raise ConfigError(message("nothing in the recipe uses its ema_tower, which costs time", fix="remove it"))
 
 
 def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@ are dropped, so a kept patch keeps its place; the order of the kept patches does
 the tower's own forward, operation by operation.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +62,25 @@ def num_patches(visual: nn.Module) -> int:
         )
     rows, columns = tower.grid_size
     return rows * columns
+
+
+def pooled_width(visual: nn.Module) -> int:
+    """Return W of :attr:`ImagePass.pooled`."""
+    return _shapes(visual).pooled.shape[-1]
+
+
+def feature_width(visual: nn.Module) -> int:
+    """Return D of :attr:`ImagePass.image_features`."""
+    return _shapes(visual).image_features.shape[-1]
+
+
+def _shapes(visual: nn.Module) -> ImagePass:
+    """Ask a copy of the tower that has shapes only."""
+    tower: Any = copy.deepcopy(visual).to("meta").eval()
+    side = tower.image_size
+    image = torch.empty(1, 3, *((side, side) if isinstance(side, int) else side), device="meta")
+    with torch.no_grad():
+        return encode_image(tower, image)
 
 
 def encode_image(visual: nn.Module, image: Tensor, keep: Tensor | None = None) -> ImagePass:

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def dataset(toy_data, rank=0, world_size=1):
     pairs = load_pairs(*toy_data)
-    plan = ViewPlan(ViewsConfig(crop_area=(0.5, 1.0)), CaptionTokenizer(16).encode, 32, 0)
+    plan = ViewPlan({"image": ViewsConfig(crop_area=(0.5, 1.0))}, CaptionTokenizer(16).encode, 32, 0)
     return StepDataset(pairs, SampleOrder(len(pairs), 16, 0), plan, rank, world_size)
 
 

@@ -4,20 +4,28 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from assets.config import MachineConfig
+from assets.progress import Stage
 from assets.section import parse
 from training.config import RecipeConfig
+from training.data.objects import MOST_OBJECTS
+from training.data.transforms import CropDraw, SampleDraws, draw_views, side_of
 from training.engine.checkpoint import Checkpoints, TrainState
 from training.engine.clock import TrainClock
 from training.engine.distributed import World, world
+from training.engine.episode import EmbedSettings, Episodes
+from training.engine.flops import FlopsProbe
 from training.engine.step import Stepper
+from training.methods.base import Method, Needs
 from training.models.build import build_method
 
 STEPS = 3
 BATCH = 16
+SOURCE = (90, 70)  # width and height of the pictures that the boxes are of
 
 
 def global_batch(step: int) -> dict[str, torch.Tensor]:
@@ -31,6 +39,45 @@ def global_batch(step: int) -> dict[str, torch.Tensor]:
     return {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step, "text_cut": sample < 1}
 
 
+def with_views(batch: dict[str, torch.Tensor], needs: Needs, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Add random pixels for the views that a method wants beside ``image``, with boxes and objects."""
+    rows, size = len(batch["image"]), batch["image"].shape[-1]
+    random = np.random.default_rng(seed)
+    result = dict(batch)
+    for name, view in needs.views.items():
+        if name != "image":
+            side = side_of(view, size)
+            result[name] = torch.from_numpy(random.integers(0, 256, (rows, 3, side, side)).astype(np.uint8))
+    if needs.boxes:
+        crops = [draw_views(needs.views, *SOURCE, SampleDraws(seed, 0, str(row))) for row in range(rows)]
+        for name in needs.views:
+            result[f"{name}_box"] = boxes_of([crop[name] for crop in crops])
+    if needs.objects:
+        objects = torch.zeros(rows, MOST_OBJECTS, 4, dtype=torch.int64)
+        objects[:, 0] = torch.from_numpy(random.integers(1, 50, (rows, 4)))
+        result["objects"] = objects
+    return result
+
+
+def boxes_of(crops: list[CropDraw]) -> torch.Tensor:
+    """Return crops as the loader puts them into a batch, [B, 5]."""
+    return torch.tensor([[int(value) for value in crop.box] for crop in crops])
+
+
+def episodes_of(method: Method, machine: MachineConfig, here: World) -> Episodes:
+    """Let a method with episodes embed this rank's rows of the batches to come, in other views, beside a teacher's."""
+    rows = BATCH // here.size
+
+    def source(first: int, last: int):
+        for step in range(first, last):
+            batch = global_batch(step)
+            batch["image"] = 255 - batch["image"]
+            batch["teacher"] = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step))
+            yield {name: value[here.rank * rows :][:rows] for name, value in batch.items()}
+
+    return Episodes(method, FlopsProbe(method), EmbedSettings(0, machine.micro_batch, bf16=False), here, source)
+
+
 def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints: Path) -> dict[str, list[float]]:
     """Train, save, load into a fresh stepper and train on; write the weights and return the curves."""
     losses: list[float] = []
@@ -39,13 +86,17 @@ def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints
     store = Checkpoints(checkpoints, keep=1)
     clock = TrainClock({}, here.device)
     for first in (0, STEPS):
-        stepper = Stepper(build_method(recipe, 0)[0], recipe, machine, here, 0)
+        method = build_method(recipe, 0)[0]
+        episodes = episodes_of(method, machine, here)
+        stepper = Stepper(method, recipe, machine, here, 0)
         state = TrainState(stepper.method, stepper.optimizer, stepper.average)
         if here.size > 1:
             torch.distributed.barrier()
         assert store.load(state) == first
         for step in range(first, first + STEPS):
-            batch = {name: value[here.rank * rows :][:rows] for name, value in global_batch(step).items()}
+            whole = with_views(global_batch(step), stepper.method.needs(), step)
+            batch = {name: value[here.rank * rows :][:rows] for name, value in whole.items()}
+            episodes.begin(step, clock, Stage("rank_cases", quiet=True), lambda: False)
             values = stepper.step(batch, step, clock).values
             losses.append(values["loss"])
             norms.append(values["grad_norm"])

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from tests.training.conftest import PARAMS
 from tests.training.engine import rank_cases
+from tests.training.episode_batches import PROTOCLIP, TEACHER
+from tests.training.view_batches import RECIPES
 
 CASES = {
     "clip": ({}, {}),
@@ -22,6 +24,12 @@ CASES = {
     "sharded": ({}, {"shard_parameters": True}),
     "sharded_siglip_in_parts": ({"method": {"kind": "siglip"}}, {"shard_parameters": True, "micro_batch": 4}),
     "recomputed": ({}, {"activation_checkpointing": True}),
+    **{name: (recipe, {}) for name, recipe in RECIPES.items()},
+    "aclip_in_parts": (RECIPES["aclip"], {"micro_batch": 3}),
+    "sharded_aclip": (RECIPES["aclip"], {"shard_parameters": True}),
+    "protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {}),
+    "protoclip_in_parts": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"micro_batch": 3}),
+    "sharded_protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"shard_parameters": True}),
 }
 
 
@@ -67,7 +75,18 @@ def test_two_processes_equal_one_with_the_same_global_batch(results, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [("clip", "sharded"), ("clip", "recomputed"), ("masked", "micro_batch")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("clip", "sharded"),
+        ("clip", "recomputed"),
+        ("masked", "micro_batch"),
+        ("aclip", "aclip_in_parts"),
+        ("aclip", "sharded_aclip"),
+        ("protoclip", "protoclip_in_parts"),
+        ("protoclip", "sharded_protoclip"),
+    ],
+)
 def test_how_the_machine_is_used_does_not_change_the_result(results, pair):
     for folder in results:
         weights = [load_file(folder / case / "final.safetensors") for case in pair]

@@ -61,7 +61,7 @@ def test_held_out_pictures_are_shown_whole_and_once(toy_data, params):
     pairs = load_pairs(*toy_data)
     recipe = load_recipe(params(), "clip")
     _, config = build_method(recipe, 0)
-    plan = ViewPlan(recipe.views, build_tokenizer(config), 32, 0)
+    plan = ViewPlan({"image": recipe.views}, build_tokenizer(config), 32, 0)
     batches = whole_images(pairs, plan)
     assert sum(len(batch["image"]) for batch in batches) == 63
     corners = torch.cat([batch["image"] for batch in batches])[:, :, :2, :2].float()

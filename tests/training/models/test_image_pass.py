@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from open_clip.model import CLIP
 from torch import nn
 
 from assets.errors import ConfigError
-from training.models.image_pass import encode_image, num_patches
+from tests.training.view_batches import case_a
+from training.models.image_pass import _embed_kept, encode_image, num_patches
 from training.models.token_select import random_keep
 
 SIZE, PATCH, N = 48, 16, 9
@@ -209,3 +211,22 @@ def test_it_compiles_without_a_break():
     slow, fast = gradients(visual, expected.image_features), gradients(visual, got.image_features)
     for name, gradient in slow.items():
         torch.testing.assert_close(fast[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_kept_sequence_is_the_published_one():
+    case = case_a()
+    patches, positions = (torch.from_numpy(case[name]) for name in ("tok_patch", "tok_pos_embed"))
+    visual = build({"width": 6, "head_width": 6, "layers": 1, "patch_size": 2, "image_size": 28}, torch.float32)
+    image = torch.zeros(2, 12, 14 * 14)  # of each patch the first six numbers are its embedding
+    image[:, :6] = patches.transpose(1, 2)
+    image = nn.functional.fold(image, 28, kernel_size=2, stride=2)
+    with torch.no_grad():
+        visual.conv1.weight.copy_(torch.eye(6, 12).unflatten(1, (3, 2, 2)))
+        visual.positional_embedding.copy_(positions[0])
+        visual.class_embedding.copy_(torch.from_numpy(case["tok_cls"])[0, 0])
+    kept = torch.from_numpy(case["tok_keep_ids"])
+    assert not np.take_along_axis(case["tok_drop"], case["tok_keep_ids"], axis=1).any()
+    sequence = _embed_kept(visual, image, kept)
+    assert (sequence - torch.from_numpy(case["tok_encoder_input"])).abs().max() < 1e-6
+    whole = _embed_kept(visual, image, torch.arange(196).expand(2, -1))
+    torch.testing.assert_close(visual.ln_pre(whole), visual._embeds(image))

@@ -5,7 +5,17 @@ import torch
 
 from assets.errors import ConfigError
 from assets.section import parse
-from training.models.token_select import NoMasking, RandomMasking, num_kept, random_keep, uniform_from_seeds
+from tests.training.view_batches import case_a
+from training.models.score_map import patches_of, ranked_blocks
+from training.models.token_select import (
+    AttentiveMasking,
+    NoMasking,
+    RandomMasking,
+    num_blocks_kept,
+    num_kept,
+    random_keep,
+    uniform_from_seeds,
+)
 
 SEEDS = torch.arange(2000)
 WORD = 2**64
@@ -129,3 +139,18 @@ def test_a_compiled_choice_is_the_same():
     choose = torch.compile(random_keep)
     for seeds in (SEEDS, SEEDS << 40):
         assert torch.equal(choose(seeds, 49, 24, 2), random_keep(seeds, 49, 24, 2))
+
+
+def test_the_smallest_draws_stay_as_in_the_published_code():
+    case = case_a()
+    noise, number = torch.from_numpy(case["rand_noise"]), num_kept(196, 1 - float(case["rand_ratio"]))
+    kept = patches_of(ranked_blocks(-noise, number), columns=14, block=1)
+    dropped = torch.ones(3, 196, dtype=torch.bool).scatter_(1, kept, False)
+    assert torch.equal(dropped, torch.from_numpy(case["rand_drop"]))
+
+
+def test_blocks_are_counted_as_published_or_rounded_down():
+    counts = [num_blocks_kept(AttentiveMasking(kind="attentive", keep=keep), 196) for keep in (0.5, 0.01, 1.0)]
+    assert counts == [25, 1, 49]
+    assert num_blocks_kept(RandomMasking(kind="random", block=2), 196) == 24
+    assert num_blocks_kept(RandomMasking(kind="random"), 196) == 98
