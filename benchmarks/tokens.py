@@ -22,8 +22,9 @@ from record import record
 from torch import Tensor, nn
 
 from training.models.image_pass import encode_image, num_patches
+from training.models.masking_config import num_kept
 from training.models.text_pass import encode_text, trim_text
-from training.models.token_select import num_kept, random_keep
+from training.models.token_select import random_keep
 
 BATCH, ROUNDS = 32, 5
 VISION = {"layers": 4, "width": 384, "head_width": 64, "patch_size": 16, "image_size": 224}

@@ -35,7 +35,7 @@ def _stamps(arguments: argparse.Namespace) -> None:
 
     load_params(arguments.params, METHODS_PASSED)
     changed = write_stamps(arguments.params, arguments.out)
-    print(f"{arguments.out}: {len(changed)} changed{': ' if changed else ''}{', '.join(changed)}")
+    print(f"{arguments.out}: {len(changed)} written{': ' if changed else ''}{', '.join(changed)}")
 
 
 def _scores(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from assets.errors import ConfigError, message
 from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
-from training.models.token_select import EmaTowerConfig, Masking, NoMasking
+from training.models.masking_config import EmaTowerConfig, Masking, NoMasking
 
 
 class VisionTransformer(Section):

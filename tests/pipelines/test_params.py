@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -156,3 +158,12 @@ def test_a_method_that_passed_is_not_loaded_again_but_a_changed_one_is(tmp_path,
     changed.write_text(DEMO.read_text().replace("kind: clip\n", "kind: clip\n      logit_scale_init: 0.5\n", 1))
     with pytest.raises(ConfigError, match="was loaded"):
         load_params(changed, memory)
+
+
+def test_reading_params_again_loads_no_torch(tmp_path):
+    load_params(DEMO, tmp_path / "passed.json")
+    code = (
+        "import sys; from pathlib import Path; from pipelines.params import load_params;"
+        f"load_params(Path({str(DEMO)!r}), Path({str(tmp_path / 'passed.json')!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=DEMO.parents[1])

@@ -17,8 +17,8 @@ from training.engine.gather import GatheredFeatures, gather
 from training.models.ema_tower import EmaPass, EmaTower
 from training.models.image_pass import ImagePass, encode_image
 from training.models.masking import choose_patches
+from training.models.masking_config import AttentiveMasking, EmaTowerConfig, Masking, NoMasking, OracleMasking
 from training.models.text_pass import encode_text
-from training.models.token_select import AttentiveMasking, EmaTowerConfig, Masking, NoMasking, OracleMasking
 
 Features = dict[str, Tensor]
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100, the bound of CLIP

@@ -22,7 +22,7 @@ from training.methods import METHODS
 from training.methods.base import ImageInput, Method, MethodConfig
 from training.models.image_pass import num_patches
 from training.models.masking import check_masking
-from training.models.token_select import AttentiveMasking, NoMasking
+from training.models.masking_config import AttentiveMasking, NoMasking
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"

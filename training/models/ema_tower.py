@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from assets.errors import ConfigError, message
 from training.losses.info_nce import at_least_float32
 from training.models.image_pass import num_patches
-from training.models.token_select import EmaTowerConfig
+from training.models.masking_config import EmaTowerConfig
 
 
 class EmaPass(NamedTuple):

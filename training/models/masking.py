@@ -7,14 +7,9 @@ from torch import Tensor, nn
 from assets.errors import ConfigError, message
 from training.data.loader import Batch
 from training.models.image_pass import num_patches
+from training.models.masking_config import AttentiveMasking, BlockMasking, OracleMasking, num_blocks_kept
 from training.models.score_map import block_means, map_scores, object_coverage, patches_of, ranked_blocks
-from training.models.token_select import (
-    AttentiveMasking,
-    BlockMasking,
-    OracleMasking,
-    num_blocks_kept,
-    random_keep,
-)
+from training.models.token_select import random_keep
 
 
 def choose_patches(

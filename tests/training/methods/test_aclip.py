@@ -13,7 +13,7 @@ from training.engine.gather import GatheredFeatures
 from training.methods.aclip import AClip, AClipConfig
 from training.methods.base import ImageInput
 from training.models.build import build_method
-from training.models.token_select import EmaTowerConfig, NoMasking
+from training.models.masking_config import EmaTowerConfig, NoMasking
 
 CASE = case_a()
 GRADIENTS = {

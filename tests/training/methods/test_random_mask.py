@@ -46,7 +46,7 @@ def test_views_of_equal_pixels_keep_different_patches(params, colour_batch):
 
 def test_blocks_are_random_uniform_and_whole(params):
     from training.models.masking import choose_patches
-    from training.models.token_select import RandomMasking
+    from training.models.masking_config import RandomMasking
 
     masking = RandomMasking(kind="random", keep=0.5, block=2)
     kept = choose_patches(masking, (4, 6), {"seed": torch.arange(3000)}, ("image", 0), None)

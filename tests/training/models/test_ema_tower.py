@@ -8,7 +8,7 @@ from assets.errors import ConfigError
 from tests.training.view_batches import case_a
 from training.models.ema_tower import EmaTower, class_attention, ema_momentum, ema_update
 from training.models.image_pass import encode_image
-from training.models.token_select import EmaTowerConfig
+from training.models.masking_config import EmaTowerConfig
 
 CASE = case_a()
 VISION = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 32}

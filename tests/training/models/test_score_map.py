@@ -6,6 +6,7 @@ from torch.nn.functional import interpolate
 from tests.training.view_batches import boxes_of, case_a
 from training.data.transforms import SampleDraws, draw_views
 from training.data.views import ContainingView, ViewsConfig
+from training.models.masking_config import AttentiveMasking, num_blocks_kept
 from training.models.score_map import (
     block_means,
     map_scores,
@@ -14,7 +15,6 @@ from training.models.score_map import (
     ranked_blocks,
     resample_matrix,
 )
-from training.models.token_select import AttentiveMasking, num_blocks_kept
 
 CASE = case_a()
 GRID = (14, 14)

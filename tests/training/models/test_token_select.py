@@ -6,16 +6,9 @@ import torch
 from assets.errors import ConfigError
 from assets.section import parse
 from tests.training.view_batches import case_a
+from training.models.masking_config import AttentiveMasking, NoMasking, RandomMasking, num_blocks_kept, num_kept
 from training.models.score_map import patches_of, ranked_blocks
-from training.models.token_select import (
-    AttentiveMasking,
-    NoMasking,
-    RandomMasking,
-    num_blocks_kept,
-    num_kept,
-    random_keep,
-    uniform_from_seeds,
-)
+from training.models.token_select import random_keep, uniform_from_seeds
 
 SEEDS = torch.arange(2000)
 WORD = 2**64
