@@ -125,15 +125,26 @@ def _site_config(site: Path) -> dict[str, Any]:
     }
 
 
-def _expectation(check: Check) -> Any:
+def suite_of(name: str, checks: Iterable[Check]) -> Any:
+    """Return the ``ExpectationSuite`` of some checks; it holds for any engine of Great Expectations.
+
+    Args:
+        name: Name of the suite.
+        checks: The checks.
+    """
+    import great_expectations as gx
     import great_expectations.expectations as catalogue
 
-    return getattr(catalogue, check.kind)(
-        **check.arguments,
-        severity="critical" if check.severity == "error" else "warning",
-        description=check.description,
-        meta={"name": check.name},
-    )
+    expectations = [
+        getattr(catalogue, check.kind)(
+            **check.arguments,
+            severity="critical" if check.severity == "error" else "warning",
+            description=check.description,
+            meta={"name": check.name},
+        )
+        for check in checks
+    ]
+    return gx.ExpectationSuite(name=name, expectations=expectations)
 
 
 def _run(context: Any, table: Table) -> list[Outcome]:
@@ -142,8 +153,7 @@ def _run(context: Any, table: Table) -> list[Outcome]:
     from great_expectations.core.run_identifier import RunIdentifier
 
     name = table.name
-    expectations = [_expectation(check) for check in table.checks]
-    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+    suite = context.suites.add(suite_of(name, table.checks))
     asset = context.data_sources.add_pandas(name).add_dataframe_asset("table")
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=name, data=asset.add_batch_definition_whole_dataframe("rows"), suite=suite)

@@ -89,7 +89,7 @@ REJECTED = {
     "no_text": ("empty_caption", ""),
     "no_picture": ("no_image", "0 bytes"),
     "empty": ("no_image", "0 bytes"),
-    "torn": ("undecodable", "0x0"),
+    "torn": ("undecodable", "48x32"),
     "page": ("undecodable", "0x0"),
     "huge": ("too_large", "10000x10000"),
 }
@@ -208,13 +208,13 @@ def test_a_caption_longer_than_the_context_is_cut_and_said(stages):
 def test_a_training_run_reads_all_accepted_samples(stages, params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = set()
-    read = PairReader.view
+    read = PairReader.views
 
     def spied(self, position, *rest):
         seen.add(position)
         return read(self, position, *rest)
 
-    monkeypatch.setattr(PairReader, "view", spied)
+    monkeypatch.setattr(PairReader, "views", spied)
     budget = {"samples_seen": 3 * len(stages.accepted), "batch_size": 9}
     paths = Paths(stages.raw, stages.valid, tmp_path / "model", tmp_path / "log")
     pretrain("toy-s0", params(**{"recipes.clip.budget": budget}), paths)
