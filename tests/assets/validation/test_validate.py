@@ -191,7 +191,7 @@ def test_without_a_baseline_the_drift_checks_pass_and_say_so(mixed, run, setting
 def test_data_like_the_baseline_pass_and_other_data_stop_the_stage(make_raw, picture, sample, run, settings, tmp_path):
     settings["duplicates"]["near"] = False
     before = run(make_raw({"train": many(picture, sample, 60)}), settings)
-    accept_baseline("toy", before, tmp_path / "baseline.json")
+    accept_baseline("toy", before, before.with_name(f"{before.name}_docs"), tmp_path / "baseline.json")
     assert check(run(make_raw({"train": many(picture, sample, 60, first=60)}), settings), "drift_usual")["passed"]
 
     with pytest.raises(DataError, match=r"failed 1 of its checks: drift .*train/width"):
@@ -202,7 +202,7 @@ def test_data_like_the_baseline_pass_and_other_data_stop_the_stage(make_raw, pic
     page = (tmp_path / "out_docs/index.html").read_text()
     assert page.count("<svg") == len(EDGES) and "FAILED" in page and "clipfoundry baseline toy" in page
 
-    accept_baseline("toy", tmp_path / "out", tmp_path / "baseline.json")
+    accept_baseline("toy", tmp_path / "out", tmp_path / "out_docs", tmp_path / "baseline.json")
     assert check(run(make_raw({"train": many(picture, sample, 60, side=96)}), settings), "drift")["passed"]
 
 
@@ -211,7 +211,7 @@ def test_what_dvc_shows_tells_how_far_the_data_are_from_the_baseline(
 ):
     settings["duplicates"]["near"] = False
     raw = make_raw({"train": many(picture, sample, 20)}, listed={"train": 25})
-    accept_baseline("toy", run(raw, settings), tmp_path / "baseline.json")
+    accept_baseline("toy", run(raw, settings), tmp_path / "out_docs", tmp_path / "baseline.json")
     run(raw, settings)
     shown = json.loads((tmp_path / "out_plots/metrics.json").read_text())
     assert shown["largest_psi"] == 0 and shown["accepted"] == 20
