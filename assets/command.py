@@ -1,6 +1,7 @@
 """What every stage command shares: a user's mistake becomes one clean line and an exit code, never a traceback."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from assets.errors import ConfigError, DataError, StoreError
 USER_ERROR = 2
 DISK_FULL = 3
 INTERRUPTED = 130
+NOT_READ = 141
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -19,16 +21,22 @@ def guarded(action: Callable[[], None]) -> int:
 
     Returns:
         The exit code: 0 when it went well, 2 for a wrong config, wrong data or an unreachable store, 3 when the disk
-        is full, 130 after Ctrl-C. Anything else is our own bug and keeps its traceback.
+        is full, 130 after Ctrl-C, 141 when nobody reads the output any more. Anything else is our own bug and keeps
+        its traceback.
     """
     try:
         action()
+        sys.stdout.flush()
     except (ConfigError, DataError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; finished parts stay under work/, run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our output has enough of it, "| head" for example; flushing at exit must not fail a second time
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

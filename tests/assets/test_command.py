@@ -1,4 +1,6 @@
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_a_full_disk_is_explained(capsys):
 def test_ctrl_c_ends_with_130_and_tells_how_to_go_on(capsys):
     assert guarded(raiser(KeyboardInterrupt())) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_an_output_that_nobody_reads_any_more_ends_quietly():
+    code = "from assets.command import guarded; raise SystemExit(guarded(lambda: print('line\\n' * 100_000)))"
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert command.stdout.readline() == "line\n"
+    command.stdout.close()
+    assert command.wait() == 141 and command.stderr.read() == ""
 
 
 def test_our_own_bugs_keep_their_traceback():
