@@ -45,8 +45,7 @@ class Stage:
         self.name = name
         self.quiet = quiet
         self.log = setup_logging()
-        if quiet:
-            self.log.setLevel(logging.WARNING)
+        self._level = self.log.level
         self._pipes: PipesContext | None = None
         self._last_message = 0.0
         self._started = time.monotonic()
@@ -55,6 +54,9 @@ class Stage:
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and not self.quiet:
             self._pipes = open_dagster_pipes()
         self._started = time.monotonic()
+        self._level = self.log.level
+        if self.quiet:
+            self.log.setLevel(logging.WARNING)
         self.log.info("%s started", self.name)
         return self
 
@@ -63,6 +65,7 @@ class Stage:
     ) -> None:
         seconds = time.monotonic() - self._started
         self.log.info("%s %s after %.1f s", self.name, "failed" if kind else "done", seconds)
+        self.log.setLevel(self._level)
         if self._pipes is not None:
             self._pipes.close()
             self._pipes = None

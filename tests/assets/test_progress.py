@@ -36,6 +36,16 @@ def test_progress_lines_are_sparse_and_carry_rate_and_eta(lines, monkeypatch):
     assert shown[4].startswith("toy@x train 50/100 step (50 %), 1.0/s, ETA 50 s loss=0.02")
 
 
+def test_a_quiet_stage_says_no_more_than_warnings_and_leaves_the_next_one_alone(lines):
+    with Stage("toy@x", quiet=True) as stage:
+        stage.log.info("not said")
+        stage.log.warning("said")
+    with Stage("toy@y"):
+        pass
+    assert [text for text in lines if "toy@x" in text or "said" in text] == ["said"]
+    assert "toy@y started" in lines
+
+
 def test_a_resumed_stage_counts_only_new_work_in_its_rate(lines, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = REPOSITORY / ".img2dataset" / "bin" / "img2dataset"
+
+
+def _answer_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class UrlProject:
@@ -53,6 +58,8 @@ class UrlProject:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # a shell that starts the tests in the background has them, and all they start, ignore Ctrl-C
+            preexec_fn=_answer_ctrl_c,
         )
 
     def run(self, stage: str = "ingest", code: int = 0) -> str:

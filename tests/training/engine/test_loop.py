@@ -74,7 +74,7 @@ def test_curves_tell_losses_held_out_scores_and_where_the_time_went(params, colo
     wanted |= {"perf/samples_per_second", "perf/data_wait_share", "perf/mfu", "perf/memory_gib", "perf/eta_seconds"}
     assert wanted | {"holdout/loss", "holdout/image_to_text_r1"} <= rows[-1].keys()
     shares = [value for name, value in rows[-1].items() if name.endswith("_share")]
-    assert 0.5 < sum(shares) <= 1
+    assert 0.3 < sum(shares) <= 1
     assert fitted.seconds["train_seconds"] >= sum(v for k, v in fitted.seconds.items() if k != "train_seconds") > 0
     live = json.loads((tmp_path / "curves/live/metrics.json").read_text())
     assert live["train"]["loss"] == rows[-1]["train/loss"]
