@@ -208,13 +208,15 @@ def _gpu(root: Path) -> Outcome:
 
 def _shards(root: Path) -> Outcome:
     from assets.config import load_machine
+    from assets.index import read_index
     from pipelines.params import PARAMS
 
     workers = load_machine(root / PARAMS).workers
     folders = sorted(path.parent for path in (root / "data" / "raw").glob("*/manifest.json"))
     if not folders:
         return "OK", "no data set ingested yet", ""
-    counts = {folder.name: len(list((folder / "train").glob("*.tar"))) for folder in folders}
+    # by the index, because tars that are indexed in place lie elsewhere
+    counts = {folder.name: len(read_index(folder, ["shard"], "train")["shard"].unique()) for folder in folders}
     if few := [name for name, count in counts.items() if count < workers]:
         text = f"fewer train shards than the {workers} workers: {', '.join(f'{n} has {counts[n]}' for n in few)}"
         return "WARN", text, "lower machine.workers, or datasets.NAME.samples_per_shard and ingest again"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from assets.errors import StoreError
@@ -112,12 +114,16 @@ def test_a_wanted_gpu_that_is_not_there_fails(clone, monkeypatch):
 
 def test_fewer_shards_than_workers_warn(clone):
     folder = clone / "data" / "raw" / "toy"
-    (folder / "train").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    (folder / "train" / "00000.tar").write_bytes(b"")
+
+    def write_index(*shards: str) -> None:
+        pq.write_table(pa.table({"split": ["train"] * len(shards), "shard": shards}), folder / "index.parquet")
+
+    write_index("train/00000.tar", "train/00000.tar")
     found = finding(clone, "shards")
     assert (found.state, "toy has 1" in found.text) == ("WARN", True)
-    (folder / "train" / "00001.tar").write_bytes(b"")
+    write_index("../../external/00000.tar", "../../external/00001.tar")
     assert finding(clone, "shards").state == "OK"
 
 
