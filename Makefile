@@ -72,7 +72,7 @@ $(IMG2DATASET): constraints-img2dataset.txt | $(STAMP)
 	$(BIN)/uv pip install --quiet --python .img2dataset/bin/python --compile-bytecode -r constraints-img2dataset.txt
 	@touch $@
 
-bench: setup  ## run the benchmarks; results go to benchmarks/results
+bench: setup img2dataset $(MINIO)  ## run the benchmarks; results go to benchmarks/results
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 constraints:  ## resolve constraints.txt anew from pyproject.toml
