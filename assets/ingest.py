@@ -21,7 +21,7 @@ from assets.raw_folder import complete
 from assets.shard_tasks import ShardTask, Workspace, plan, write_shard
 from assets.shards import encode_metadata
 from assets.sources import SOURCES
-from assets.sources.base import Means, Source, SourceConfig, open_source
+from assets.sources.base import Means, Sample, Source, SourceConfig, open_source
 from assets.worker_pool import run_tasks
 
 KIND = "raw"
@@ -117,7 +117,7 @@ def _check_disk(source: Source, todo: list[ShardTask], places: tuple[Path, ...])
         return
     first = todo[0]
     sizes = [
-        0 if sample.place else len(sample.image) + len(encode_metadata(sample.metadata)) + _TAR_BYTES
+        0 if sample.place else _tar_bytes(sample)
         for sample in source.samples(first.split, first.start, min(first.stop, first.start + _MEASURED_SAMPLES))
     ]
     if not sizes:
@@ -135,6 +135,10 @@ def _check_disk(source: Source, todo: list[ShardTask], places: tuple[Path, ...])
                     "free some space, or make the data set smaller",
                 )
             )
+
+
+def _tar_bytes(sample: Sample) -> int:
+    return len(sample.image) + len(sample.caption.encode()) + len(encode_metadata(sample.metadata)) + _TAR_BYTES
 
 
 def _existing(path: Path) -> Path:
