@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from assets.atomic import atomic_file, write_text
-from assets.index import INDEX
+from assets.index_parts import SplitCodes, batches, read_splits, take_rows
 from assets.manifest import FileFacts
 from assets.picture import Picture, PictureError
 from assets.sources.base import About
@@ -46,13 +44,14 @@ def write_card(
         external: Shards outside the folder.
         read: Reads a picture from its shard.
     """
-    shown = {split: _spread(folder / INDEX, split, _COLUMNS * _ROWS_PER_SPLIT) for split in facts["splits"]}
+    codes = read_splits(folder)
+    shown = {split: _spread(folder, codes, split) for split in facts["splits"]}
     write_sheet(folder / SHEET, list(shown.values()), read)
     parts = [
         f"# {facts['name']}",
         f"{about.title}.",
         _splits(facts),
-        _numbers(folder / INDEX, list(facts["splits"])),
+        _numbers(folder, codes),
         f"## Samples\n\n![samples]({SHEET})\n\nFrom the top, {_ROWS_PER_SPLIT} rows each: {', '.join(shown)}.",
         _captions(next(iter(shown.values()))),
         _licence(about),
@@ -65,27 +64,22 @@ def write_card(
     write_text(folder / CARD, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _spread(index: Path, split: str, number: int) -> list[dict[str, Any]]:
-    """Return rows of a split, evenly spread over it."""
-    file = pq.ParquetFile(index)
-    starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
-    rows = np.flatnonzero(pq.read_table(index, columns=["split"])["split"].to_numpy() == split)
-    wanted = rows[np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))]
-    found: list[dict[str, Any]] = []
-    for group in np.unique(np.searchsorted(starts, wanted, side="right") - 1).tolist():
-        here = wanted[(wanted >= starts[group]) & (wanted < starts[group + 1])] - starts[group]
-        found += file.read_row_group(group, columns=_SHOWN).take(pa.array(here)).to_pylist()
-    return found
+def _spread(folder: Path, codes: SplitCodes, split: str) -> list[dict[str, Any]]:
+    """Return index rows of a split, evenly spread over it."""
+    rows = np.flatnonzero(codes.among([split]))
+    number = min(_COLUMNS * _ROWS_PER_SPLIT, len(rows))
+    places = np.unique(np.linspace(0, len(rows) - 1, number).astype(int))
+    return take_rows(folder, _SHOWN, rows[places]).to_pylist()
 
 
-def _numbers(index: Path, splits: list[str]) -> str:
+def _numbers(folder: Path, codes: SplitCodes) -> str:
     """Say how large pictures and captions are."""
-    columns = ["split", "image_size", "width", "height", "caption_words", "extension"]
-    table = pq.read_table(index, columns=columns)
+    columns = ["image_size", "width", "height", "caption_words", "extension"]
+    table = pa.Table.from_batches(batches(folder, columns))
     lines: list[str] = []
-    for split in splits:
-        part = table.filter(pc.field("split") == split)
-        size, width, height, words = (part[name].to_numpy() for name in columns[1:5])
+    for split in codes.names:
+        part = table.filter(pa.array(codes.among([split])))
+        size, width, height, words = (part[name].to_numpy() for name in columns[:4])
         known = width > 0
         sides = f"{np.median(width[known]):.0f} x {np.median(height[known]):.0f}" if known.any() else ""
         formats = sorted(part["extension"].value_counts().to_pylist(), key=lambda entry: -entry["counts"])

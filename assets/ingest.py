@@ -5,7 +5,6 @@ only what has none. What a shard holds depends on the source's config and its in
 processes nor the order in which they finish changes a byte.
 """
 
-import fcntl
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from assets.atomic import publish_folder
 from assets.code_stamp import code_digest
 from assets.errors import DataError, message
+from assets.folder_lock import folder_lock
 from assets.manifest import value_digest, write_manifest
 from assets.progress import Stage
 from assets.raw_folder import complete
@@ -85,12 +85,7 @@ def ingest(
 @contextmanager
 def _only_run(root: Path) -> Generator[None]:
     """Hold the lock of a work folder, cleared of what a killed run left half-written."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(message(f"another ingest works in {root}", fix="wait for it to end")) from error
+    with folder_lock(root, "ingest works in"):
         for partial in root.rglob(".*.partial"):
             partial.unlink()
         yield

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from record import RESULTS, record
 
 from assets.index import INDEX, NO_CLASS, SCHEMA
+from assets.index_parts import batches, read_splits
 from assets.validation.config import ValidationConfig
 from assets.validation.decisions import decide, shards_in_order, split_table
 from assets.validation.expectations import sample_checks, split_checks
-from assets.validation.index_parts import batches, read_splits
 from assets.validation.measures import Measures, write_marker
 from assets.validation.profile import make_profile
 from assets.validation.signature import SIGNATURE_BYTES, SIGNATURE_SIDE

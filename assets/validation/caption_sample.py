@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from assets.index_parts import SplitCodes, batches, take_rows
 from assets.validation.decisions import ACCEPTED
-from assets.validation.index_parts import SplitCodes, batches, take_rows
 
 
 def key_hashes(keys: pa.Array) -> np.ndarray:

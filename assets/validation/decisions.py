@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from assets.errors import DataError, message
 from assets.index import INDEX, SCHEMA, read_index
+from assets.index_parts import SplitCodes, batches, take_rows
 from assets.validation.config import ValidationConfig
 from assets.validation.duplicates import REASONS as DUPLICATE_REASONS
 from assets.validation.duplicates import Hashes, Rows, among, find_duplicates, frequent, hash_numbers
-from assets.validation.index_parts import SplitCodes, batches, take_rows
 from assets.validation.measures import Measures
 from assets.validation.sample_rules import COLUMNS, NO_PASSES, RULES, PassResults, samples_of
 from assets.validation.scan import shard_facts

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from assets.index_parts import SplitCodes, batches
 from assets.validation.caption_sample import sample_captions
 from assets.validation.decisions import ACCEPTED, REASONS
-from assets.validation.index_parts import SplitCodes, batches
 from assets.validation.language import identify
 from assets.validation.sample_rules import normalise
 

@@ -22,6 +22,7 @@ from assets.code_stamp import code_digest
 from assets.config import entry, load_machine, read_sections
 from assets.errors import DataError, message
 from assets.index import SCHEMA
+from assets.index_parts import batches, read_splits, take_rows
 from assets.manifest import value_digest, version_of, write_manifest
 from assets.progress import Stage
 from assets.section import parse
@@ -41,7 +42,6 @@ from assets.validation.decisions import (
 from assets.validation.drift import Change, compare, drift_table
 from assets.validation.duplicates import compares_pictures
 from assets.validation.expectations import CHECKS, drift_checks, sample_checks, split_checks
-from assets.validation.index_parts import batches, read_splits, take_rows
 from assets.validation.language import CaptionLanguages, base_codes, language_pass
 from assets.validation.plots import write_plots
 from assets.validation.profile import PROFILE, make_profile

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assets.atomic import atomic_file
+from assets.index_parts import batches
 from assets.validation.decisions import ACCEPTED, REASONS, Decisions
-from assets.validation.index_parts import batches
 
 _ACCEPTED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "split")])
 _REJECTS = pa.schema([pa.field(name, pa.string()) for name in ("key", "split", "shard", "reason", "value")])

@@ -4,14 +4,12 @@ What is missing follows from the finished parts alone, so a run that was killed,
 that deserves another try are one case. Nothing that is there is fetched again.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from assets.config import DownloadMachine
 from assets.errors import DataError, message
+from assets.folder_lock import folder_lock
 from assets.progress import Progress, Stage
 from assets.sources.url_table.config import DownloadOptions, DownloadPolicy
 from assets.sources.url_table.img2dataset import arguments, find_command, last_line, running
@@ -72,7 +71,7 @@ class Download:
         wanted = wanted_ids(self.rows.url_ids, self.rows.faults)
         if not len(wanted):
             raise DataError(message(f"no row of the table of {self.name} has both an address and a caption"))
-        with _only_download(self.folder):
+        with folder_lock(self.folder, "ingest downloads to"):
             clear_leftovers(self.folder)
             while True:
                 ledger = read_ledger(finished_parts(self.folder))
@@ -209,15 +208,3 @@ class _Watch:
                     "free some space and run the same command again",
                 )
             )
-
-
-@contextmanager
-def _only_download(folder: Path) -> Generator[None]:
-    """Hold the lock of a download folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(message(f"another ingest downloads to {folder}", fix="wait for it to end")) from error
-        yield

@@ -3,10 +3,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from assets.validation import index_parts
+from assets import index_parts
+from assets.index_parts import read_splits
 from assets.validation.decisions import REASONS, Decisions, decide, repeated_keys, split_table
 from assets.validation.duplicates import among, frequent, hash_numbers
-from assets.validation.index_parts import read_splits
 from assets.validation.measures import Measures, write_marker
 
 

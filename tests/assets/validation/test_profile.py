@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assets import index_parts
 from assets.atomic import write_json
 from assets.index import INDEX, SCHEMA
-from assets.validation import index_parts
+from assets.index_parts import read_splits
 from assets.validation.caption_sample import key_hashes, sample_captions
 from assets.validation.decisions import REASONS
-from assets.validation.index_parts import read_splits
 from assets.validation.profile import EDGES, QUANTILES, histogram, make_profile, quantiles
 
 

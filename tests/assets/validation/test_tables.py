@@ -3,8 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assets import index_parts
 from assets.index import INDEX
-from assets.validation import index_parts, tables
+from assets.validation import tables
 from assets.validation.decisions import REASONS, Decisions
 from assets.validation.tables import write_tables
 

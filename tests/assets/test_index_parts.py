@@ -3,9 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assets import index_parts
 from assets.index import INDEX
-from assets.validation import index_parts
-from assets.validation.index_parts import batches, read_splits, take_rows
+from assets.index_parts import batches, read_splits, take_rows
 
 
 @pytest.fixture
