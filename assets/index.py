@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assets.atomic import atomic_file
@@ -112,6 +113,39 @@ def write_table(table: pa.Table, path: Path) -> None:
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return index rows as a table of ``SCHEMA``."""
     return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+
+
+def accepted_rows(raw: Path, valid: Path, columns: Sequence[str], split: str) -> pa.Table:
+    """Read the index rows of a split that validation accepted.
+
+    Args:
+        raw: Folder of ``ingest``.
+        valid: Folder of ``validate``.
+        columns: The columns wanted, ``key`` among them.
+        split: The split.
+
+    Returns:
+        The rows in index order.
+
+    Raises:
+        DataError: The split has no accepted pair, or validation accepted keys that the index does not have.
+    """
+    index = read_index(raw, columns, split)
+    chosen = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=pc.field("split") == split)
+    index = index.filter(pc.field("key").isin(chosen.column("key").combine_chunks()))
+    if not len(index):
+        fix = 'look at rejects.parquet, or rerun "dvc repro validate" if it is of other data'
+        raise DataError(message(f"{valid} accepts no pair of split {split} of {raw}", fix=fix))
+    if len(index) != len(chosen):
+        raise DataError(
+            message(
+                f"{valid} does not belong to {raw}: accepted keys of split {split} found in the index",
+                len(index),
+                len(chosen),
+                'rerun "dvc repro validate"',
+            )
+        )
+    return index
 
 
 def read_index(folder: Path, columns: Sequence[str] | None = None, split: str | None = None) -> pa.Table:

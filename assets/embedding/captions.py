@@ -3,19 +3,18 @@
 A killed run goes on with the shards that are not there yet. The result can teach ProtoCLIP (docs/methods/protoclip.md).
 """
 
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from assets.atomic import publish_folder
 from assets.code_stamp import code_digest
 from assets.config import MachineConfig
 from assets.embedding.sentences import PACKAGE, WIDTH, SentenceEncoder
-from assets.errors import DataError, message
-from assets.index import read_index
+from assets.index import accepted_rows
 from assets.manifest import MANIFEST, read_manifest, value_digest, version_of
 from assets.progress import Stage
 from assets.sidecar import KIND, SidecarWriter
@@ -68,11 +67,9 @@ def _device(machine: MachineConfig) -> torch.device:
 
 def _shards(raw: Path, valid: Path) -> dict[str, pa.Table]:
     """Return the accepted keys and captions of each shard, which is numbered in index order."""
-    index = read_index(raw, ["key", "shard", "caption"], _SPLIT)
-    accepted = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=pc.field("split") == _SPLIT)
-    index = index.filter(pc.field("key").isin(accepted.column("key").combine_chunks()))
-    if not len(index):
-        raise DataError(message(f"{valid} accepts no pair of split {_SPLIT} of {raw}", fix="look at rejects.parquet"))
-    names = index.column("shard").unique().to_pylist()
+    index = accepted_rows(raw, valid, ["key", "shard", "caption"], _SPLIT)
+    codes = index.column("shard").combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))  # the index is in shard order
+    bounds = pairwise([*starts.tolist(), len(codes)])
     # a shard may be a path or an address; the sidecar joins by key, so a number will do
-    return {f"{_SPLIT}/{n:05d}": index.filter(pc.field("shard") == shard) for n, shard in enumerate(names)}
+    return {f"{_SPLIT}/{n:05d}": index.slice(start, stop - start) for n, (start, stop) in enumerate(bounds)}

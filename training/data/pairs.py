@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assets.errors import ConfigError, DataError, message
-from assets.index import read_index
+from assets.index import accepted_rows
 from assets.picture import PictureError
 from assets.shard_cache import GIB, ShardCache
 from assets.shard_download import CACHE_SETTING, is_url
@@ -98,22 +96,7 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
     Raises:
         DataError: The split has no accepted pair, or validation accepted keys that the index does not have.
     """
-    index = read_index(raw, _COLUMNS, split)
-    accepted = pq.read_table(valid / "accepted.parquet", columns=["key"], filters=pc.field("split") == split).column(
-        "key"
-    )
-    index = index.filter(pc.field("key").isin(accepted.combine_chunks()))
-    if len(index) != len(accepted):
-        raise DataError(
-            message(
-                f"{valid} does not belong to {raw}: accepted keys of split {split} found in the index",
-                len(index),
-                len(accepted),
-                'rerun "dvc repro validate"',
-            )
-        )
-    if not len(index):
-        raise DataError(message(f"split {split} of {raw} has no accepted pair", fix="look at rejects.parquet"))
+    index = accepted_rows(raw, valid, _COLUMNS, split)
     encoded = index.column("shard").combine_chunks().dictionary_encode()
     return Pairs(
         folder=raw,
