@@ -44,7 +44,8 @@ class Evaluator(Protocol):
 
     Attributes:
         Config: The evaluator's own section, below ``evaluation.evaluators`` in params.yaml.
-        needs: Split role -> what to extract for each of its samples: ``"images"``, ``"captions"``.
+        needs: Split role -> what to extract for each of its samples: ``"images"``, ``"captions"``, ``"pooled"``
+            (image features before the projection).
     """
 
     Config: ClassVar[type[Section]]

@@ -6,7 +6,6 @@ so a model without any skill lands on chance, 1 / classes.
 """
 
 import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from assets.errors import DataError, message
 from assets.section import Section
 from evaluation.base import Interval, Result
+from evaluation.class_scores import Columns, chances, class_labels, class_means, label_hits, summarise
 from evaluation.intervals import Bootstrap
-from evaluation.ranking import cosines, count_above, expected_hits
+from evaluation.ranking import cosines
 
 if TYPE_CHECKING:
     from evaluation.features import Features, SplitFeatures
@@ -62,30 +61,10 @@ def class_hits(
         Expected hits in 0..1, [images, len(ks)].
     """
     parts: list[npt.NDArray[np.float64]] = []
-    weights = np.ones(len(class_features), dtype=np.int64)
     for start in range(0, len(image_features), _IMAGES_AT_ONCE):
         rows = slice(start, start + _IMAGES_AT_ONCE)
-        scores = cosines(image_features[rows], class_features)  # [images, C]
-        relevant = labels[rows, None] == np.arange(len(class_features))
-        counts = count_above(scores, relevant, weights)
-        parts.append(np.stack([expected_hits(*counts, k) for k in ks], axis=1))
+        parts.append(label_hits(cosines(image_features[rows], class_features), labels[rows], ks))
     return np.concatenate(parts)
-
-
-def class_means(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Average the scores of the images of each class.
-
-    Args:
-        scores: [images, metrics].
-        labels: Class of each image, every class in 0..max present, [images].
-
-    Returns:
-        [C, metrics].
-    """
-    classes = int(labels.max()) + 1
-    sums = np.zeros((classes, scores.shape[1]))
-    np.add.at(sums, labels, scores)
-    return sums / np.bincount(labels, minlength=classes)[:, None]
 
 
 def fill(template: str, facts: "ClassFacts") -> str:
@@ -113,10 +92,9 @@ class ZeroShot:
             Metrics and intervals per suite, and the table ``per_class``.
         """
         class_features = self._class_features(features)
-        position = {facts.class_id: row for row, facts in enumerate(features.classes)}
         result = Result(metrics={}, intervals={}, tables={"per_class": []})
         for split in features.with_role("zero_shot"):
-            labels = _labels(split, position, features.classes)
+            labels = class_labels(split, features.classes)
             hits = class_hits(split.image_features, class_features, labels, (1, 5))
             per_class = class_means(hits, labels)
             metrics, intervals = self._summarise(hits, per_class, features.classes)
@@ -143,48 +121,15 @@ class ZeroShot:
             per_class: [C, 2].
             classes: The C classes.
         """
-        # columns of equal units are resampled together: [units, metrics]
-        groups: list[tuple[tuple[str, ...], npt.NDArray[np.float64]]] = [
+        groups: list[Columns] = [
             (("top1", "top5"), hits),
             (("mean_per_class",), per_class[:, :1]),
         ]
         for frequency in sorted({facts.frequency for facts in classes}):
             rows = [row for row, facts in enumerate(classes) if facts.frequency == frequency]
             groups.append(((frequency,), per_class[rows, :1]))
-        metrics: dict[str, float | int] = {}
-        intervals: dict[str, Interval] = {}
-        for names, scores in groups:
-            bounds = self._bootstrap.means(scores)
-            for column, name in enumerate(names):
-                metrics[name] = float(scores[:, column].mean())
-                intervals[name] = (float(bounds[column, 0]), float(bounds[column, 1]))
-        one, five = 1 / len(classes), min(5, len(classes)) / len(classes)
-        chance = {"chance_top1": one, "chance_top5": five, "chance_mean_per_class": one}
-        return {**metrics, **chance, "num_classes": len(classes), "num_images": len(hits)}, intervals
-
-
-def _labels(
-    split: "SplitFeatures", position: Mapping[int, int], classes: Sequence["ClassFacts"]
-) -> npt.NDArray[np.int64]:
-    """Return the row of every image's class, after checking that images and classes cover each other."""
-    assert split.class_ids is not None
-    if strange := sorted(set(split.class_ids) - set(position)):
-        raise DataError(
-            message(
-                f"split {split.split}: {len(strange)} class ids are not in dataset.json, the first is {strange[0]!r}",
-                fix="ingest the data set anew",
-            )
-        )
-    counts = Counter(split.class_ids)
-    if empty := [facts.name for facts in classes if facts.class_id not in counts]:
-        raise DataError(
-            message(
-                f"split {split.split}: {len(empty)} of {len(classes)} classes have no accepted image, "
-                f"the first is {empty[0]!r}",
-                fix="loosen the validation that rejected them, or leave the classes out of dataset.json",
-            )
-        )
-    return np.array([position[class_id] for class_id in split.class_ids], dtype=np.int64)
+        metrics, intervals = summarise(groups, self._bootstrap)
+        return {**metrics, **chances(len(classes)), "num_classes": len(classes), "num_images": len(hits)}, intervals
 
 
 def _class_rows(

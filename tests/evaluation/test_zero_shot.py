@@ -3,10 +3,11 @@ import pytest
 
 from assets.errors import ConfigError, DataError
 from assets.section import parse
+from evaluation.class_scores import class_means
 from evaluation.features import Features, SplitFeatures
 from evaluation.intervals import Bootstrap
 from evaluation.samples import ClassFacts
-from evaluation.zero_shot import ZeroShot, ZeroShotConfig, class_hits, class_means
+from evaluation.zero_shot import ZeroShot, ZeroShotConfig, class_hits
 
 
 def unit(array: np.ndarray) -> np.ndarray:
