@@ -51,6 +51,8 @@ class ReportConfig(Section):
     """Metrics with a column in the table and a panel in the plots; all others are in the details."""
     curves: tuple[str, ...]
     """Training curves to plot, as paths below ``runs/R/plots/metrics`` without ``.tsv``, e.g. ``train/loss``."""
+    compute_curves: tuple[str, ...] = ()
+    """Training curves to plot against the FLOPs spent, named likewise, e.g. ``holdout/image_to_text_r1``."""
     examples: int = Field(ge=0, le=50)
     """Example queries per suite, direction and kind (drawn, failed); never more than the evaluator kept."""
     candidates: int = Field(ge=1, le=20)

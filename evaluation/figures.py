@@ -1,17 +1,21 @@
 """The plots of the leaderboard page; each takes results and returns one inline SVG."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from evaluation.curves import ComputeCurves, Curve
 from evaluation.results import Estimate, Group, chance_of
-from evaluation.svg import GRID, INK, MUTED, STYLE, SURFACE, colour, limits, marker, panel, percent_axis, to_svg
+from evaluation.svg import GRID, INK, MUTED, STYLE, SURFACE, colour, dashes, limits, marker, panel, percent_axis, to_svg
 
 FREQUENCIES = ("head", "mid", "tail")
-Curve = Sequence[tuple[float, float]]
+COMPUTE = "training compute, FLOPs"
+_HEIGHT, _LEGEND_ROW = 3.1, 0.19
 
 
 def metric_panel(name: str, title: str, groups: Sequence[Group], series: Mapping[str, int], metric: str) -> str:
@@ -73,7 +77,7 @@ def cost_panel(
     """
     found = [(group, group.cost(cost[0]), estimate) for group in groups if (estimate := group.estimate(metric))]
     with rc_context(STYLE):
-        figure, axes = panel(3.1)
+        figure, axes = _panel([group.label for group, _, _ in found])
         costs = [spent for _, spent, _ in found]
         values: list[float] = []
         for group, spent, estimate in found:
@@ -85,28 +89,44 @@ def cost_panel(
                 [spent], [estimate.value], s=48, marker=shape, color=tint, edgecolors=SURFACE, label=group.label
             )
             values += [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
-        if max(costs) > 4 * min(costs) > 0:
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(0, 1.12 * max(costs))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        _cost_axis(axes, costs, cost[1])
         axes.set_ylim(*limits(values, 0.1))
         percent_axis(axes, "y")
-        axes.grid(axis="x")
-        axes.set_xlabel(cost[1])
         axes.set_title(title)
-        _legend(axes, len(found))
+        _legend(axes, [group.label for group, _, _ in found])
         words = "; ".join(
             f"{group.label} {100 * estimate.value:.1f} % at {spent:.3g}" for group, spent, estimate in found
         )
         return to_svg(figure, name, f"{title} against {cost[1]}: {words}")
 
 
-def _legend(axes: Axes, entries: int) -> None:
+def _cost_axis(axes: Axes, costs: Sequence[float], label: str) -> None:
+    """Make x the axis of a cost, logarithmic where the groups' whole costs are far apart."""
+    if max(costs) > 4 * min(costs) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, 1.12 * max(costs))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(axis="x")
+    axes.set_xlabel(label)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """Return how many entries of the legend stand side by side."""
+    return max(1, min(3, len(labels), int(72 // (max(map(len, labels)) + 8))))
+
+
+def _panel(labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return a panel that keeps its height however many rows its legend has."""
+    rows = math.ceil(len(labels) / _columns(labels))
+    return panel(_HEIGHT + _LEGEND_ROW * max(rows - 1, 0))
+
+
+def _legend(axes: Axes, labels: Sequence[str]) -> None:
     """Put the legend below the panel when there is more than one entry."""
-    if entries > 1:
+    if len(labels) > 1:
         axes.figure.legend(  # pyright: ignore[reportAttributeAccessIssue]
-            loc="outside lower left", ncols=min(entries, 3), labelcolor=INK, fontsize=8.5, handlelength=1.2
+            loc="outside lower left", ncols=_columns(labels), labelcolor=INK, fontsize=8.5, handlelength=2.2
         )
 
 
@@ -120,8 +140,9 @@ def frequency_panel(name: str, title: str, groups: Sequence[Group], series: Mapp
         series: Group label -> number of its colour.
         suite: Dotted name of the suite, e.g. ``zero_shot.in_domain``.
     """
+    labels = [group.label for group in groups]
     with rc_context(STYLE):
-        figure, axes = panel(3.1)
+        figure, axes = _panel(labels)
         spread = np.linspace(-0.22, 0.22, len(groups)) if len(groups) > 1 else np.zeros(1)
         words: list[str] = []
         for group, shift in zip(groups, spread, strict=True):
@@ -136,7 +157,7 @@ def frequency_panel(name: str, title: str, groups: Sequence[Group], series: Mapp
                 if estimate.low is not None and estimate.high is not None:
                     ends = [max(estimate.low, 0), estimate.high]
                     axes.plot([places[-1]] * 2, ends, color=tint, linewidth=2, alpha=0.45)
-            axes.plot(places, values, color=tint, linewidth=1, alpha=0.6)
+            axes.plot(places, values, color=tint, linewidth=1, alpha=0.6, linestyle=dashes(series[group.label]))
             shape = marker(series[group.label])
             axes.scatter(
                 places, values, s=40, marker=shape, color=tint, edgecolors=SURFACE, zorder=3, label=group.label
@@ -150,7 +171,7 @@ def frequency_panel(name: str, title: str, groups: Sequence[Group], series: Mapp
         axes.set_ylim(bottom=0)
         percent_axis(axes, "y")
         axes.set_title(title)
-        _legend(axes, len(groups))
+        _legend(axes, labels)
         return to_svg(figure, name, f"{title}, head, mid and tail: {'; '.join(words)}")
 
 
@@ -164,21 +185,57 @@ def curve_panel(name: str, title: str, curves: Mapping[str, Sequence[Curve]], se
         series: Group label -> number of its colour.
     """
     with rc_context(STYLE):
-        figure, axes = panel(3.1)
+        figure, axes = _panel(list(curves))
         for label, runs in curves.items():
             for number, points in enumerate(runs):
                 steps, values = zip(*points, strict=True)
                 axes.plot(
-                    steps, values, color=colour(series[label]), linewidth=1.3, alpha=0.85,
-                    label=label if number == 0 else None,
+                    steps, values, color=colour(series[label]), linestyle=dashes(series[label]), linewidth=1.3,
+                    alpha=0.85, label=label if number == 0 else None,
                 )  # fmt: skip
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.tick_params(length=0)
-        _legend(axes, len(curves))
+        _legend(axes, list(curves))
         ends = "; ".join(f"{label} ends at {runs[0][-1][1]:.3f}" for label, runs in curves.items())
         return to_svg(figure, name, f"{title} over steps: {ends}")
+
+
+def compute_panel(
+    name: str, title: str, curves: Mapping[str, ComputeCurves], series: Mapping[str, int], is_share: bool
+) -> str:
+    """Draw a training curve against the compute spent: per group the mean over its runs, the single ones thin behind.
+
+    Args:
+        name: Unique in the page.
+        title: The curve in words.
+        curves: Group label -> its curves.
+        series: Group label -> number of its colour.
+        is_share: Whether values are shares, to be shown in percent.
+    """
+    with rc_context(STYLE):
+        figure, axes = _panel(list(curves))
+        words: list[str] = []
+        for label, group in curves.items():
+            tint, line = colour(series[label]), dashes(series[label])
+            for points in group.runs if len(group.runs) > 1 else ():
+                axes.plot(*zip(*points, strict=True), color=tint, linestyle=line, linewidth=0.7, alpha=0.45)
+            # the last point alone is of a model whose training was over
+            axes.plot(
+                *zip(*group.mean, strict=True), color=tint, linestyle=line, linewidth=1.6, label=label, zorder=3,
+                marker=marker(series[label]), markevery=[len(group.mean) - 1], markeredgecolor=SURFACE,
+            )  # fmt: skip
+            spent, value = group.mean[-1]
+            words.append(f"{label} {f'{100 * value:.1f} %' if is_share else f'{value:.3f}'} at {spent:.3g}")
+        _cost_axis(axes, [group.mean[-1][0] for group in curves.values()], COMPUTE)
+        if is_share:
+            percent_axis(axes, "y")
+        axes.grid(axis="both")
+        axes.tick_params(length=0)
+        axes.set_title(title)
+        _legend(axes, list(curves))
+        return to_svg(figure, name, f"{title} against {COMPUTE}: {'; '.join(words)}")
 
 
 def reasons_panel(name: str, title: str, counts: Mapping[str, int]) -> str:

@@ -1,22 +1,30 @@
 """The leaderboard page: one HTML file with everything in it, made from rows of results."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.config import ReportConfig
-from evaluation.figures import FREQUENCIES, Curve, cost_panel, curve_panel, frequency_panel, metric_panel, reasons_panel
+from evaluation.curves import ComputeCurves, Curve, compute_curves, step_curves
+from evaluation.figures import (
+    COMPUTE,
+    FREQUENCIES,
+    compute_panel,
+    cost_panel,
+    curve_panel,
+    frequency_panel,
+    metric_panel,
+    reasons_panel,
+)
 from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
 from evaluation.samples import DATASET
 from evaluation.thumbnails import thumbnails
-from evaluation.wording import duration, metric_words, percent, plain, quantity
+from evaluation.wording import curve_words, duration, is_recall, metric_words, percent, plain, quantity
 
-_COSTS = (("flops", "training compute, FLOPs"), ("train_seconds", "training time, seconds"))
+_COSTS = (("flops", COMPUTE), ("train_seconds", "training time, seconds"))
 
 
 def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
@@ -78,6 +86,7 @@ def _section(
     summary = _data_summary(dataset, folders)
     figures = _figures(f"d{number}", groups, columns, config, series)
     figures["curves"] = _curves(f"d{number}", groups, folders, config, series)
+    figures["compute"] = _compute(f"d{number}", groups, folders, config, series)
     if reasons := summary.get("rejected_by_reason"):
         figures["reasons"] = [Markup(reasons_panel(f"d{number}-reasons", "Rejected samples by reason", reasons))]
     best = rows[0]
@@ -91,7 +100,9 @@ def _section(
         "chances": {metric: chance_of(metric, best.metrics) for metric in columns},
         "best_values": {metric: max(row.metrics.get(metric, 0.0) for row in rows) for metric in columns},
         "several_seeds": any(len(group.rows) > 1 for group in groups),
-        "show_policy": any(row.config.policy != "none" for row in rows),
+        "optional": [
+            name for name in ("policy", "features") if any(getattr(row.config, name) != "none" for row in rows)
+        ],
         "figures": figures,
         "examples": _examples(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
@@ -140,20 +151,26 @@ def _curves(
     for i, curve in enumerate(config.curves):
         points: dict[str, list[Curve]] = {}
         for group in groups:
-            paths = [folders.runs / row.run / "plots" / "metrics" / f"{curve}.tsv" for row in group.rows]
-            if runs := [read_curve(path) for path in paths if path.is_file()]:
+            if runs := step_curves(group, curve, folders):
                 points[group.label] = runs
         if points:
             figures.append(Markup(curve_panel(f"{name}-l{i}", curve, points, series)))
     return figures
 
 
-def read_curve(path: Path) -> Curve:
-    """Read one of dvclive's plot files: a header with ``step`` and the metric's name, then one row per step."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream, delimiter="\t")
-        value = next(column for column in rows.fieldnames or () if column not in ("step", "timestamp"))
-        return [(float(row["step"]), float(row[value])) for row in rows]
+def _compute(
+    name: str, groups: Sequence[Group], folders: Folders, config: ReportConfig, series: Mapping[str, int]
+) -> list[Markup]:
+    """Return one plot per curve that is configured to stand against compute and that some run has."""
+    figures: list[Markup] = []
+    for i, curve in enumerate(config.compute_curves):
+        points: dict[str, ComputeCurves] = {}
+        for group in groups:
+            if (found := compute_curves(group, curve, folders)) is not None:
+                points[group.label] = found
+        if points:
+            figures.append(Markup(compute_panel(f"{name}-x{i}", curve_words(curve), points, series, is_recall(curve))))
+    return figures
 
 
 def _examples(run: str, dataset: str, folders: Folders, config: ReportConfig) -> list[dict[str, Any]]:

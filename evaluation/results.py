@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         run: Its key in ``runs``.
-        config: Recipe, data set, policy, seed.
+        config: Recipe, data set, policy, features, seed.
         metrics: Dotted name -> value.
         intervals: Dotted name -> low and high end of the 95 % bootstrap interval.
         cost: What it took; at least the names in ``COSTS``.
@@ -39,11 +39,17 @@ class Row:
     versions: dict[str, str]
     device: str
 
+    @property
+    def label(self) -> str:
+        """The name of what the seeds of a run share: recipe, policy and features, as far as there are any."""
+        parts = (self.config.recipe, self.config.policy, self.config.features)
+        return " + ".join(part for number, part in enumerate(parts) if not number or part != "none")
+
     def as_json(self) -> dict[str, Any]:
         """Return the row as ``docs/leaderboard.schema.json`` describes it."""
         return {
             "run": self.run,
-            **{name: getattr(self.config, name) for name in ("recipe", "dataset", "policy", "seed")},
+            **{name: getattr(self.config, name) for name in ("recipe", "dataset", "policy", "features", "seed")},
             "metrics": self.metrics,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "cost": self.cost,
@@ -76,7 +82,7 @@ class Group:
     """The runs that differ in their seed only.
 
     Attributes:
-        label: Recipe, with the policy when it is not ``none``.
+        label: Recipe, with policy and features where they are not ``none``.
         rows: The runs, best first.
     """
 
@@ -168,7 +174,7 @@ def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
     model = version_of(folders.models / name)
     if manifest["inputs"]["model"] != model:
         raise DataError(message(f"{report} scores another model", manifest["inputs"]["model"], model, "evaluate anew"))
-    summary = _read_json(log / "summary.json", 'run "dvc repro pretrain" first')
+    summary = read_json(log / "summary.json", 'run "dvc repro pretrain" first')
     if summary["model_version"] != model:
         raise DataError(
             message(f"{log}/summary.json is of another model", summary["model_version"], model, "train anew")
@@ -178,8 +184,8 @@ def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
     return Row(
         run=name,
         config=config,
-        metrics=flatten(_read_json(report / "metrics.json")),
-        intervals={key: (low, high) for key, (low, high) in flatten(_read_json(report / "intervals.json")).items()},
+        metrics=flatten(read_json(report / "metrics.json")),
+        intervals={key: (low, high) for key, (low, high) in flatten(read_json(report / "intervals.json")).items()},
         cost=summary["cost"],
         versions={
             "git": summary["git"],
@@ -191,7 +197,16 @@ def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
     )
 
 
-def _read_json(path: Path, fix: str = "evaluate anew") -> dict[str, Any]:
+def read_json(path: Path, fix: str = "evaluate anew") -> dict[str, Any]:
+    """Read a file of a report or a run.
+
+    Args:
+        path: The file.
+        fix: What to do when it is missing.
+
+    Raises:
+        DataError: It is missing.
+    """
     if not path.is_file():
         raise DataError(message(f"{path} does not exist", fix=fix))
     return json.loads(path.read_text(encoding="utf-8"))
@@ -230,11 +245,8 @@ def chance_of(metric: str, metrics: Mapping[str, float]) -> float | None:
 
 
 def group_rows(rows: Iterable[Row]) -> list[Group]:
-    """Group the rows of one data set by recipe and policy, in the order of each group's best row."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    """Group the rows of one data set that differ in their seed only, in the order of each group's best row."""
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.config.recipe, row.config.policy), []).append(row)
-    return [
-        Group(recipe if policy == "none" else f"{recipe} + {policy}", tuple(members))
-        for (recipe, policy), members in groups.items()
-    ]
+        groups.setdefault(row.label, []).append(row)
+    return [Group(label, tuple(members)) for label, members in groups.items()]

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 INK, MUTED, GRID, SURFACE = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#05050{number}" for number in range(1, 9))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)
 }
@@ -49,13 +50,18 @@ WIDTH = 4.6
 
 
 def colour(number: int) -> str:
-    """Return the stand-in colour of a series; beyond eight they repeat, and the marker tells them apart."""
+    """Return the stand-in colour of a series; beyond eight they repeat, and markers and dashes tell them apart."""
     return SERIES[number % len(SERIES)]
 
 
 def marker(number: int) -> str:
-    """Return the marker of a series."""
-    return MARKERS[number % len(MARKERS)] if number < len(SERIES) else MARKERS[(number + 1) % len(MARKERS)]
+    """Return the marker of a series; series of one colour have different ones."""
+    return MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
+
+
+def dashes(number: int) -> Any:
+    """Return matplotlib's line style of a series; series of one colour have different ones."""
+    return DASHES[number // len(SERIES) % len(DASHES)]
 
 
 def panel(height: float) -> tuple[Figure, Axes]:

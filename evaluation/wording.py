@@ -9,9 +9,19 @@ def metric_words(metric: str) -> str:
     """Turn ``retrieval.in_domain.text_to_image_r1`` into ``Retrieval, in-domain: text to image R@1``."""
     *path, name = metric.split(".")
     name = re.sub(r"(^|_)r(\d+)$", r"\1R@\2", name)
-    name = re.sub(r"^top(\d+)$", r"top-\1", name)
+    name = re.sub(r"(^|_)top(\d+)$", r"\1top-\2", name)
     text = plain(f"{', '.join(path)}: {name}")
     return text[:1].upper() + text[1:]
+
+
+def curve_words(curve: str) -> str:
+    """Turn ``holdout/image_to_text_r1`` into ``Holdout: image to text R@1``."""
+    return metric_words(curve.replace("/", "."))
+
+
+def is_recall(name: str) -> bool:
+    """Whether a metric or a curve is a share of queries, by its name's ``_rN``."""
+    return re.search(r"_r\d+$", name) is not None
 
 
 def plain(name: str) -> str:

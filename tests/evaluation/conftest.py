@@ -36,6 +36,13 @@ def scored(squares: Path) -> Path:
         (log / "plots/metrics/train").mkdir(parents=True)
         lines = ["step\tloss"] + [f"{step}\t{4 - 0.1 * step - 0.01 * number}" for step in range(5)]
         (log / "plots/metrics/train/loss.tsv").write_text("\n".join(lines) + "\n")
+        (log / "metrics.json").write_text(json.dumps({"step": 4}))
+        (log / "plots/metrics/holdout").mkdir()
+        rows = [f"{step}\t{0.1 * step}" for step in (1, 3, 4)]
+        (log / "plots/metrics/holdout/image_to_text_r1.tsv").write_text("\n".join(["step\timage_to_text_r1", *rows]))
+        if name == "clip-s1":
+            (log / "plots/metrics/mask").mkdir()
+            (log / "plots/metrics/mask/object_coverage.tsv").write_text("step\tobject_coverage\n0\t0.5\n4\t0.9\n")
         cost = {
             "train_seconds": 10.0 + number,
             "total_seconds": 12.0,

@@ -117,6 +117,7 @@ def write_params(path: Path, runs: dict, **sections: dict) -> Path:
         "machine": {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False},
         "store": {},
         "datasets": {"squares": {}},
+        "features": {},
         "recipes": {"clip": {}, "siglip": {}},
         "runs": runs,
         "evaluation": EVALUATION,
@@ -128,7 +129,7 @@ def write_params(path: Path, runs: dict, **sections: dict) -> Path:
 
 
 def run(recipe: str, seed: int) -> dict:
-    return {"recipe": recipe, "dataset": "squares", "policy": "none", "seed": seed}
+    return {"recipe": recipe, "dataset": "squares", "policy": "none", "features": "none", "seed": seed}
 
 
 RUNS = {"clip-s0": run("clip", 0), "clip-s1": run("clip", 1), "siglip-s0": run("siglip", 0)}

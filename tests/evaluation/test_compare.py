@@ -73,6 +73,18 @@ def test_the_page_shows_runs_seeds_plots_pictures_and_data(scored, tmp_path):
     assert "Validation accepted" not in bare
 
 
+def test_configured_curves_stand_against_compute_and_runs_without_one_are_left_out(scored, tmp_path):
+    curves = {"curves": ["mask/object_coverage"], "compute_curves": ["holdout/image_to_text_r1", "holdout/absent"]}
+    _, page = board(scored, tmp_path, write_params(tmp_path / "p.yaml", RUNS, report={**REPORT, **curves}))
+    assert "<h2>Score against compute</h2>" in page and "its own last point" in page
+    label = re.search(r'aria-label="(Holdout: image to text R@1 against [^"]*)"', page)
+    ends = set(label[1].rpartition(": ")[2].split("; ")) if label else set()
+    assert ends == {"clip 40.0 % at 1e+12", "siglip 40.0 % at 1e+12"}
+    assert 'aria-label="mask/object_coverage over steps: clip ends at 0.900"' in page
+    _, bare = board(scored, tmp_path)
+    assert "Score against compute" not in bare
+
+
 def test_markup_in_captions_and_titles_is_escaped(project, tmp_path):
     path = project / "reports/runs/clip-s0/retrieval.json"
     for name in RUNS:
