@@ -1,4 +1,4 @@
-"""Command line of the data stages: ``python -m assets ingest|validate|baseline|embed_captions --name D``."""
+"""Command line of the data stages: ``python -m assets ingest|validate|baseline|features --name NAME``."""
 
 import argparse
 import importlib
@@ -9,6 +9,7 @@ from pathlib import Path
 from assets.command import guarded
 from assets.config import load_machine
 from assets.dataset import load_dataset
+from assets.features.config import FEATURES, load_features
 from assets.ingest import ingest
 from assets.shard_cache import load_shard_cache
 from assets.sources.base import Means
@@ -59,18 +60,19 @@ def run_baseline(arguments: argparse.Namespace) -> None:
     print(f"{out} is the baseline of {name} now; commit it")
 
 
-def run_embed_captions(arguments: argparse.Namespace) -> None:
-    """Make ``data/embeddings/minilm-D`` from the captions that validation accepted."""
-    name: str = arguments.name
-    load_dataset(arguments.params, name)
-    importlib.import_module("assets.embedding.captions").embed_captions(
-        name,
-        arguments.raw or Path("data/raw") / name,
-        arguments.valid or Path("data/valid") / name,
-        arguments.out or Path("data/embeddings") / f"minilm-{name}",
-        WORK,
-        load_machine(arguments.params),
+def run_features(arguments: argparse.Namespace) -> None:
+    """Make ``features/F`` from the captions that validation accepted."""
+    config = load_features(arguments.params, arguments.name)
+    # imported late: PyTorch and transformers take seconds to load
+    stage = importlib.import_module("assets.features.run")
+    folders = stage.Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        out=arguments.out or FEATURES / arguments.name,
+        work=WORK,
     )
+    machine = load_machine(arguments.params)
+    stage.make_features(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,13 +94,14 @@ def parser() -> argparse.ArgumentParser:
     kept.add_argument("--docs", type=Path, help="folder of its report (default: reports/validation/NAME)")
     kept.add_argument("--out", type=Path, help="file to write (default: baselines/NAME.json)")
     kept.set_defaults(action=run_baseline)
-    taught = stages.add_parser("embed_captions", help="embed the accepted captions with a sentence encoder")
-    taught.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/NAME)")
-    taught.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/NAME)")
-    taught.add_argument("--out", type=Path, help="folder to publish (default: data/embeddings/minilm-NAME)")
-    taught.set_defaults(action=run_embed_captions)
-    for stage in (made, checked, kept, taught):
-        stage.add_argument("--name", required=True, help="key of the section datasets")
+    embedded = stages.add_parser("features", help="embed the accepted captions with a frozen text encoder")
+    embedded.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/DATASET)")
+    embedded.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/DATASET)")
+    embedded.add_argument("--out", type=Path, help="folder to publish (default: features/NAME)")
+    embedded.set_defaults(action=run_features)
+    for stage in (made, checked, kept, embedded):
+        section = "features" if stage is embedded else "datasets"
+        stage.add_argument("--name", required=True, help=f"key of the section {section}")
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top
 

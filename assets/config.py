@@ -9,7 +9,7 @@ from assets.downloads import DownloadMachine
 from assets.errors import ConfigError, message
 from assets.section import Section, parse, read_yaml, unknown
 
-SECTIONS = ("profile", "machine", "store", "datasets", "recipes", "runs", "evaluation", "report")
+SECTIONS = ("profile", "machine", "store", "datasets", "features", "recipes", "runs", "evaluation", "report")
 
 
 class MachineConfig(Section):

@@ -202,7 +202,7 @@ class SidecarWriter:
         """Drop what killed writers left half-written; refuse arrays nobody asked for."""
         for left_over in self.folder.rglob(".*.partial"):
             left_over.unlink()
-        found = {path.relative_to(self.folder).with_suffix("").as_posix() for path in self.folder.rglob("*.npy")}
+        found = {path.relative_to(self.folder).with_suffix("").as_posix() for path in self.folder.glob("*/*.npy")}
         if strangers := sorted(found - set(shards)):
             raise DataError(
                 message(

@@ -3,4 +3,6 @@
 EVALUATORS = {
     "zero_shot": "evaluation.zero_shot:ZeroShot",
     "retrieval": "evaluation.retrieval:Retrieval",
+    "linear_probe": "evaluation.linear_probe:LinearProbe",
+    "nearest_neighbours": "evaluation.nearest_neighbours:NearestNeighbours",
 }

@@ -1,4 +1,4 @@
-"""An exported model as evaluators see it: pictures and captions in, unit-norm features out.
+"""An exported model as evaluators see it: pictures and captions in, features out.
 
 The export is loaded with plain open_clip, so a score here is the score of what users load. Everything runs in fp32,
 on a GPU too (TF32 off): evaluation is cheap beside training, and scores should not depend on the machine. On a CPU each
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,26 @@ import open_clip
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from PIL import Image
+from torch.nn import functional
 
 from assets.config import MachineConfig
 from assets.errors import DataError, message
+from evaluation.image_trunk import split_tower
 
 Array = npt.NDArray[np.float32]
+Encoded = TypeVar("Encoded")
+
+
+class ImageFeatures(NamedTuple):
+    """What the image tower says of a batch, from one forward pass.
+
+    Attributes:
+        image_features: After the projection, unit norm, [B, D].
+        pooled_features: Before the projection, not normalised, [B, W].
+    """
+
+    image_features: Array
+    pooled_features: Array
 
 
 def pick_device(machine: MachineConfig) -> torch.device:
@@ -63,6 +78,7 @@ class Encoder:
             text = " ".join(str(error).split())[:300]
             raise DataError(message(f"{folder} does not load in open_clip ({text})", fix="export it anew")) from error
         self._model: Any = model.eval()
+        self._trunk, self._project = split_tower(self._model)
         self._device = device
         self._batch_size = batch_size
         self.preprocess: Any = preprocess
@@ -73,14 +89,14 @@ class Encoder:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
 
-    def encode_images(self, batches: Iterable[torch.Tensor]) -> Iterator[Array]:
+    def encode_images(self, batches: Iterable[torch.Tensor]) -> Iterator[ImageFeatures]:
         """Encode preprocessed pictures.
 
         Args:
             batches: [B, 3, height, width] each, float32.
 
         Yields:
-            The features of each batch in order, unit norm, [B, D].
+            The features of each batch in order.
         """
         return self._in_order(self._image_batch, batches)
 
@@ -97,10 +113,10 @@ class Encoder:
         batches = (list(captions[start : start + self._batch_size]) for start in starts)
         return np.concatenate(list(self._in_order(self._caption_batch, batches)))
 
-    def _in_order(self, encode: Callable[[Any], Array], batches: Iterable[Any]) -> Iterator[Array]:
+    def _in_order(self, encode: Callable[[Any], Encoded], batches: Iterable[Any]) -> Iterator[Encoded]:
         """Encode several batches at a time; never hold more than can be worked on."""
         with ThreadPoolExecutor(self._at_once) as pool:
-            waiting: deque[Future[Array]] = deque()
+            waiting: deque[Future[Encoded]] = deque()
             for batch in batches:
                 waiting.append(pool.submit(encode, batch))
                 if len(waiting) > self._at_once:
@@ -109,8 +125,10 @@ class Encoder:
                 yield waiting.popleft().result()
 
     @torch.inference_mode()
-    def _image_batch(self, images: torch.Tensor) -> Array:
-        return _checked(self._model.encode_image(images.to(self._device, non_blocking=True), normalize=True))
+    def _image_batch(self, images: torch.Tensor) -> ImageFeatures:
+        pooled = self._trunk(images.to(self._device, non_blocking=True))  # [B, W]
+        projected = functional.normalize(self._project(pooled), dim=-1)  # [B, D]
+        return ImageFeatures(_checked(projected), _checked(pooled))
 
     @torch.inference_mode()
     def _caption_batch(self, captions: list[str]) -> Array:

@@ -1,7 +1,7 @@
 """One pass over the evaluation data per model: every feature that any evaluator needs, extracted once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class SplitFeatures:
         texts: Distinct captions in order of first appearance, [u]; empty when captions were not asked for.
         text_features: Unit norm, [u, D], or None.
         text_rows: Row of each sample's caption in ``texts``, [n], or None.
+        pooled_features: Before the projection, not normalised, [n, W], or None when they were not asked for.
     """
 
     split: str
@@ -43,6 +44,7 @@ class SplitFeatures:
     texts: list[str]
     text_features: Array | None
     text_rows: npt.NDArray[np.int64] | None
+    pooled_features: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def extract(
         encoder: The model.
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
-        needs: Split role -> ``"images"`` and ``"captions"`` as wanted; images always come.
+        needs: Split role -> ``"images"``, ``"pooled"`` and ``"captions"`` as wanted; images always come.
         batches: How pictures are read.
         stage: For progress.
         params: The params.yaml, which names the store when shards are URLs.
@@ -136,12 +138,18 @@ def extract(
     found: list[SplitFeatures] = []
     with stage.progress("encode", sum(len(pairs) for _, pairs, _ in splits), "image") as progress:
         for facts, pairs, class_ids in splits:
+            wanted = needs[facts.role]
             parts: list[Array] = []
-            for part in encoder.encode_images(batches.of(_Images(pairs, encoder.preprocess_array))):
-                parts.append(part)
-                progress.advance(len(part))
-            captions = "captions" in needs[facts.role]
-            found.append(_split_features(facts, pairs, class_ids, np.concatenate(parts), encoder if captions else None))
+            pooled: list[Array] = []
+            for batch in encoder.encode_images(batches.of(_Images(pairs, encoder.preprocess_array))):
+                parts.append(batch.image_features)
+                if "pooled" in wanted:
+                    pooled.append(batch.pooled_features)
+                progress.advance(len(batch.image_features))
+            split = _split_features(
+                facts, pairs, class_ids, np.concatenate(parts), encoder if "captions" in wanted else None
+            )
+            found.append(replace(split, pooled_features=np.concatenate(pooled)) if pooled else split)
     return Features(tuple(found), dataset_classes(dataset), encoder.encode_captions)
 
 

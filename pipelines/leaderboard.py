@@ -10,7 +10,7 @@ from assets.errors import DataError, message
 
 LEADERBOARD = Path("reports/leaderboard.json")
 PAGE = Path("reports/leaderboard.html")
-_FACTS = ("run", "recipe", "dataset", "policy", "seed")
+_FACTS = ("run", "recipe", "dataset", "policy", "features", "seed")
 _HEADER_LINES = 3
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +19,12 @@ from assets.store import StoreConfig
 
 if TYPE_CHECKING:
     from assets.dataset import DatasetConfig
+    from assets.features.config import FeaturesConfig
     from evaluation.config import EvaluationConfig, ReportConfig
     from training.config import RecipeConfig, RunConfig
 
 PARAMS = Path("params.yaml")
+_NOUNS = {"recipes": "recipe", "datasets": "data set", "features": "features"}
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -34,6 +37,7 @@ class Params:
     machine: MachineConfig
     store: StoreConfig
     datasets: Mapping[str, "DatasetConfig"]
+    features: Mapping[str, "FeaturesConfig"]
     recipes: Mapping[str, "RecipeConfig"]
     runs: Mapping[str, "RunConfig"]
     evaluation: "EvaluationConfig"
@@ -59,16 +63,20 @@ class _Faults:
     def section(self, model: type[SectionT], data: Any, where: str) -> SectionT | None:
         return self.attempt(lambda: parse(model, data, where))
 
-    def entries(self, model: type[SectionT], data: Any, where: str) -> dict[str, SectionT]:
-        if not isinstance(data, dict) or not data:
-            self.add(message(where, data, "at least one NAME: {..}"))
+    def entries(
+        self, parse_entry: Callable[[Any, str], SectionT], data: Any, where: str, may_be_empty: bool = False
+    ) -> dict[str, SectionT]:
+        if not isinstance(data, dict) or not (data or may_be_empty):
+            self.add(message(where, data, "NAME: {..}" if may_be_empty else "at least one NAME: {..}"))
             return {}
         found: dict[str, SectionT] = {}
         for name, value in data.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 # the name becomes a folder, a DVC stage and a Dagster asset key
                 self.add(f"{where}: bad name {name!r}, wanted lower-case letters and digits joined by - _ or .")
-            elif (config := self.section(model, value, f"{where}.{name}")) is not None:
+                continue
+            config = self.attempt(partial(parse_entry, value, f"{where}.{name}"))
+            if config is not None:
                 found[name] = config
         self._refuse_twins([str(name) for name in data], where)
         return found
@@ -101,6 +109,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
         ConfigError: Listing every fault, one a line.
     """
     from assets.dataset import DatasetConfig
+    from assets.features.config import parse_features
     from evaluation.config import EvaluationConfig, ReportConfig
     from training.config import RecipeConfig, RunConfig
 
@@ -108,16 +117,17 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     faults = _Faults()
     machine = faults.section(MachineConfig, data["machine"], f"{params}: machine")
     store = faults.section(StoreConfig, data["store"], f"{params}: store")
-    datasets = faults.entries(DatasetConfig, data["datasets"], f"{params}: datasets")
-    recipes = faults.entries(RecipeConfig, data["recipes"], f"{params}: recipes")
-    runs = faults.entries(RunConfig, data["runs"], f"{params}: runs")
+    datasets = faults.entries(partial(parse, DatasetConfig), data["datasets"], f"{params}: datasets")
+    features = faults.entries(parse_features, data["features"], f"{params}: features", may_be_empty=True)
+    recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
+    runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
     evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
     report = faults.section(ReportConfig, data["report"], f"{params}: report")
     if not isinstance(data["profile"], str):
         faults.add(message(f"{params}: profile", data["profile"], "a name"))
     methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
     _check_methods(faults, methods, memory)
-    _cross_references(faults, data, runs, params)
+    _cross_references(faults, data, (features, runs), params)
     if evaluation is not None and report is not None:
         suite = report.main_metric.partition(".")[0]
         if suite not in evaluation.evaluators:
@@ -125,17 +135,37 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
             faults.add(f"{params}: report.main_metric: {report.main_metric!r} comes from an {text}")
     if faults.lines or machine is None or store is None or evaluation is None or report is None:
         raise ConfigError("\n".join(faults.lines))
-    return Params(data["profile"], machine, store, datasets, recipes, runs, evaluation, report)
+    return Params(data["profile"], machine, store, datasets, features, recipes, runs, evaluation, report)
 
 
-def _cross_references(faults: _Faults, data: dict[str, Any], runs: Mapping[str, "RunConfig"], params: Path) -> None:
-    """Check that each run names a recipe and a data set that the file has, faulty or not."""
+def _cross_references(
+    faults: _Faults,
+    data: dict[str, Any],
+    users: tuple[Mapping[str, "FeaturesConfig"], Mapping[str, "RunConfig"]],
+    params: Path,
+) -> None:
+    """Check that features and runs name what the file has, faulty or not, and that a run's features are of its data."""
+    from assets.features.config import NO_FEATURES
+
+    def check(where: str, section: str, wanted: str, *others: str) -> None:
+        valid = [*others, *(str(key) for key in data[section])] if isinstance(data[section], dict) else [*others]
+        if wanted not in valid:
+            faults.add(f"{params}: {where}: {unknown(wanted, valid, _NOUNS[section])}")
+
+    features, runs = users
+    for name, entry in features.items():
+        check(f"features.{name}", "datasets", entry.dataset)
+    if NO_FEATURES in features:
+        faults.add(f"{params}: features.{NO_FEATURES}: runs without features have that name; choose another one")
     for name, run in runs.items():
-        for section, wanted in (("recipes", run.recipe), ("datasets", run.dataset)):
-            valid = [str(key) for key in data[section]] if isinstance(data[section], dict) else []
-            if wanted not in valid:
-                noun = {"recipes": "recipe", "datasets": "data set"}[section]
-                faults.add(f"{params}: runs.{name}: {unknown(wanted, valid, noun)}")
+        check(f"runs.{name}", "recipes", run.recipe)
+        check(f"runs.{name}", "datasets", run.dataset)
+        check(f"runs.{name}", "features", run.features, NO_FEATURES)
+        of = features[run.features].dataset if run.features in features else run.dataset
+        if of != run.dataset and run.features != NO_FEATURES:
+            faults.add(
+                message(f"{params}: runs.{name}: features {run.features} are of another data set", of, run.dataset)
+            )
 
 
 def _check_methods(faults: _Faults, methods: Mapping[str, dict[str, Any]], memory: Path | None) -> None:

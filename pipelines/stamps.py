@@ -27,7 +27,7 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
     """Name the entry modules of every stamp.
 
     Args:
-        params: The sections ``datasets`` and ``recipes`` of params.yaml.
+        params: The sections ``datasets``, ``features`` and ``recipes`` of params.yaml.
         where: The file they come from, for errors.
 
     Returns:
@@ -47,6 +47,8 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")
         entries[f"ingest-{name}"] = ["assets.ingest", module]
         entries[f"{_VALIDATE}{name}"] = ["assets.validation.run"]
+    for name in params.get("features") or {}:
+        entries[f"features-{name}"] = ["assets.features.run"]
     for name, recipe in (params.get("recipes") or {}).items():
         module = _choice(recipe, "method", methods, f"{where}: recipes.{name}")
         entries[f"pretrain-{name}"] = ["training.pretrain", module]

@@ -22,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     stage.add_argument("--raw", type=Path, help="raw data set (default: data/raw/DATASET of the run)")
     stage.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the run)")
+    stage.add_argument(
+        "--features", type=Path, help="embeddings (default: features/FEATURES of the run, if it names any)"
+    )
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
     stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
     stage.add_argument("--profile", type=Path, help="trace a few steps into this JSON file, for ui.perfetto.dev")
@@ -31,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
 def _pretrain(arguments: argparse.Namespace) -> None:
     from training.config import load_run
 
-    dataset = load_run(arguments.params, arguments.name).dataset
+    run = load_run(arguments.params, arguments.name)
     from assets.config import load_machine
+    from assets.features.config import FEATURES, NO_FEATURES
     from training.engine.distributed import processes_wanted
 
     if (processes := processes_wanted(load_machine(arguments.params))) > 1:
@@ -40,11 +44,12 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from training.pretrain import Paths, pretrain
 
     paths = Paths(
-        raw=arguments.raw or Path("data/raw") / dataset,
-        valid=arguments.valid or Path("data/valid") / dataset,
+        raw=arguments.raw or Path("data/raw") / run.dataset,
+        valid=arguments.valid or Path("data/valid") / run.dataset,
         out=arguments.out or Path("models") / arguments.name,
         log=arguments.curves or Path("runs") / arguments.name,
         profile=arguments.profile,
+        features=None if run.features == NO_FEATURES else arguments.features or FEATURES / run.features,
     )
     pretrain(arguments.name, arguments.params, paths)
 

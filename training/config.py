@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from assets.config import entry, read_sections
 from assets.errors import ConfigError, message
+from assets.features.config import NO_FEATURES, load_features
 from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
@@ -40,20 +41,64 @@ class VisionResNet(Section):
 class TextTransformer(Section):
     """The causal text transformer of CLIP with its byte-pair tokenizer of 49,408 entries."""
 
+    kind: Literal["transformer"] = "transformer"
     context_length: int = Field(ge=8, le=4096)
     width: int = Field(ge=8)
     heads: int = Field(ge=1)
     layers: int = Field(ge=1)
 
 
+class FrozenText(Section):
+    """No text tower: rows that a frozen language model has made of each pair's texts, from the run's ``features``."""
+
+    kind: Literal["frozen"]
+    center: bool
+    """Take the mean of each slot off its rows; for language models below about a billion parameters."""
+    slots: Literal["all"] | tuple[str, ...] = "all"
+    """The slots that training sees, named CAPTION/FACET; ``*`` stands for anything."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "FrozenText":
+        if not self.slots:
+            raise ValueError("slots is empty: name one, or take all")
+        return self
+
+
+class HeadConfig(Section):
+    """What takes the patch tokens of a ViT into the space of frozen text: Linear, GELU, Linear, LayerNorm."""
+
+    kind: Literal["tokens", "pooled"] = "tokens"
+    """Each token and then their mean, as published; or their mean alone, which costs next to nothing."""
+    width: int | None = Field(default=None, ge=1)
+    """Of the hidden layer; null for that of the text rows, as published."""
+
+
+def _text_kind(value: Any) -> str:
+    """Tell a text side's kind; one without is a transformer."""
+    return str(value.get("kind", "transformer")) if isinstance(value, dict) else getattr(value, "kind", "")
+
+
+TextSide = Annotated[
+    Annotated[TextTransformer, Tag("transformer")] | Annotated[FrozenText, Tag("frozen")],
+    Discriminator(
+        _text_kind,
+        custom_error_type="text_kind",
+        custom_error_message="a text side is a mapping whose kind is transformer or frozen",
+    ),
+]
+
+
 class CustomTowers(Section):
     """Both towers spelt out."""
 
     kind: Literal["custom"]
-    embed_dim: int = Field(ge=2)
+    embed_dim: int | None = Field(default=None, ge=2)
+    """Of the features, D; that of the text rows where text is frozen, and may then be left out."""
     image_size: int = Field(ge=8, le=4096)
     vision: Annotated[VisionTransformer | VisionResNet, Field(discriminator="kind")]
-    text: TextTransformer
+    text: TextSide
+    head: HeadConfig | None = None
+    """Of the image tower, where text is frozen; null for the published one."""
 
     @model_validator(mode="after")
     def _fits(self) -> "CustomTowers":
@@ -63,9 +108,21 @@ class CustomTowers(Section):
             raise ValueError(f"image_size {self.image_size} is not a multiple of {patch}, the patch or total stride")
         if isinstance(vision, VisionTransformer) and vision.width % vision.head_width:
             raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
-        if self.text.width % self.text.heads:
-            raise ValueError(f"text width {self.text.width} is not a multiple of heads {self.text.heads}")
+        if isinstance(self.text, TextTransformer):
+            self._check_transformer(self.text)
+        elif not isinstance(vision, VisionTransformer):
+            raise ValueError("text of kind frozen needs vision of kind vit: the head works on patch tokens")
+        elif vision.pool_type != "tok":
+            raise ValueError("vision.pool_type has no meaning with text of kind frozen, whose head pools; leave it out")
         return self
+
+    def _check_transformer(self, text: TextTransformer) -> None:
+        if text.width % text.heads:
+            raise ValueError(f"text width {text.width} is not a multiple of heads {text.heads}")
+        if self.embed_dim is None:
+            raise ValueError("embed_dim is missing; only with text of kind frozen it follows from the features")
+        if self.head is not None:
+            raise ValueError("head belongs to text of kind frozen; leave it out")
 
 
 class NamedTowers(Section):
@@ -158,6 +215,12 @@ class RecipeConfig(Section):
             raise ValueError("method.kind: " + unknown(str(kind), list(METHODS), "method"))
         return self
 
+    @property
+    def frozen_text(self) -> FrozenText | None:
+        """The frozen text side; None where a text tower is trained."""
+        text = self.towers.text if isinstance(self.towers, CustomTowers) else None
+        return text if isinstance(text, FrozenText) else None
+
 
 class RunConfig(Section):
     """One row of the experiment; the section ``runs.NAME``."""
@@ -166,6 +229,8 @@ class RunConfig(Section):
     dataset: str
     policy: Literal["none"]
     """Which part of the data set is used; none takes all accepted samples."""
+    features: str
+    """Embeddings of the data set's pairs, a name of the section ``features``; none for recipes that want none."""
     seed: int = Field(ge=0, lt=2**32)
 
 
@@ -184,19 +249,22 @@ def load_recipe(params: Path, name: str) -> RecipeConfig:
 
 
 def load_run(params: Path, name: str) -> RunConfig:
-    """Read and check ``runs.NAME`` and that its recipe and data set exist.
+    """Read and check ``runs.NAME`` and that its recipe, data set and features exist.
 
     Args:
         params: The params.yaml to read.
         name: The run.
 
     Raises:
-        ConfigError: Unknown run, recipe or data set, or a wrong value.
+        ConfigError: Unknown run, recipe, data set or features, features of another data set, or a wrong value.
     """
     sections = read_sections(params)
     run = parse(RunConfig, entry(sections, "runs", name, params), f"{params}: runs.{name}")
     entry(sections, "datasets", run.dataset, params)
     entry(sections, "recipes", run.recipe, params)
+    if run.features != NO_FEATURES and (found := load_features(params, run.features).dataset) != run.dataset:
+        what = f"{params}: runs.{name} is of another data set than its features {run.features}"
+        raise ConfigError(message(what, run.dataset, found))
     return run
 
 

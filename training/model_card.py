@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 _CARD = """---
-library_name: open_clip
+library_name: {{ "clipfoundry" if frozen_text else "open_clip" }}
 pipeline_tag: zero-shot-image-classification
 license: apache-2.0
 tags:
@@ -33,12 +33,27 @@ model-index:
 A language-image model pretrained by clipfoundry with the recipe `{{ run.recipe }}` (method `{{ recipe.method.kind }}`)
 on the data set `{{ run.dataset }}` (policy `{{ run.policy }}`), seed {{ run.seed }}.
 
+{% if frozen_text -%}
+It has no text tower: its pictures are compared with embeddings of a frozen language model, which is not in this folder.
+`clipfoundry_config.json` names that model and the slots of text that training saw
+{{- ";\nthe tensor `slot_means` is what was taken off their rows" if frozen_text.center }}.
+
+```python
+from pathlib import Path
+
+from training.models.frozen_export import load_export
+
+export = load_export(Path("PATH/TO/THIS/FOLDER"))
+image_features = export.encode_images(export.preprocess(picture)[None])  # unit norm
+```
+{%- else -%}
 ```python
 import open_clip
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH/TO/THIS/FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH/TO/THIS/FOLDER")
 ```
+{%- endif %}
 
 | | |
 | --- | --- |
@@ -81,4 +96,7 @@ def model_card(
         Markdown with front matter; the same arguments give the same text.
     """
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
-    return template.render(name=name, num_pairs=num_pairs, inputs=inputs, holdout=holdout, **config)
+    text = config["recipe"]["towers"].get("text", {})
+    frozen_text = text if text.get("kind") == "frozen" else None
+    facts = {"name": name, "num_pairs": num_pairs, "inputs": inputs, "holdout": holdout, "frozen_text": frozen_text}
+    return template.render(**facts, **config)

@@ -13,8 +13,6 @@ from assets.errors import ConfigError, message
 from assets.manifest import read_manifest, version_of
 from assets.progress import Stage
 from assets.shard_cache import cache_for
-from assets.sidecar import KIND as SIDECAR
-from assets.sidecar import Sidecar
 from training.config import RecipeConfig, check_batch, load_recipe, load_run
 from training.data.holdout import hold_out, whole_images
 from training.data.loader import Batch, StepDataset, ViewPlan, batches
@@ -25,9 +23,10 @@ from training.engine.episode import SnapshotSource
 from training.engine.loop import Fit, Trainer
 from training.engine.metrics import LIVE
 from training.engine.optim import count_parameters
+from training.features import RunFeatures, check_features, open_features
 from training.methods import METHODS
 from training.methods.base import Method
-from training.models.build import build_method, build_tokenizer, image_size, resolve_method
+from training.models.build import build_method, build_tokenizer, image_size
 from training.models.text_pass import accepts_short_text
 from training.plan import Plan
 from training.publish import FinishedRun, publish_log, publish_model
@@ -46,6 +45,7 @@ class Paths:
         out: The exported model.
         log: Curves, cost and environment of the run.
         profile: Where a trace of a few steps goes; None traces nothing.
+        features: Embeddings of the pairs, from the stage ``features``; None for runs that have none.
     """
 
     raw: Path
@@ -53,6 +53,7 @@ class Paths:
     out: Path
     log: Path
     profile: Path | None = None
+    features: Path | None = None
 
 
 def pretrain(name: str, params: Path, paths: Paths) -> None:
@@ -70,31 +71,34 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
     machine = load_machine(params)
     run = load_run(params, name)
     recipe = load_recipe(params, run.recipe)
+    check_features(name, run, recipe)
     read_manifest(paths.raw, "raw")
     read_manifest(paths.valid, "valid")
-    sidecars = _sidecars(recipe)
-    for folder in sidecars.values():
-        read_manifest(folder, SIDECAR)
+    inputs = {"raw": version_of(paths.raw), "valid": version_of(paths.valid)}
+    features = open_features(run, recipe, paths.features, inputs)
+    if features.snapshot:
+        assert paths.features is not None
+        inputs["features"] = version_of(paths.features)
     plan = Plan(
         name=name,
         run=run,
         recipe=recipe,
         code=code_digest("training.pretrain", METHODS[recipe.method["kind"]].partition(":")[0]),
-        inputs={
-            kind: version_of(folder) for kind, folder in ({"raw": paths.raw, "valid": paths.valid} | sidecars).items()
-        },
+        inputs=inputs,
     )
     with Stage(f"pretrain@{name}", quiet=rank() > 0) as stage, world(machine) as here:
         pairs = load_pairs(paths.raw, paths.valid)
         pairs = replace(pairs, cache=cache_for(pairs.shards, params))
         check_cache(pairs, recipe.shuffle_window)
-        _train_and_publish(plan, pairs, paths, machine, stage, here)
+        _train_and_publish(plan, _Data(pairs, features), paths, machine, stage, here)
 
 
-def _sidecars(recipe: RecipeConfig) -> dict[str, Path]:
-    """Name the folders with embeddings of the pairs that a recipe's method wants."""
-    method, config = resolve_method(recipe)
-    return method.snapshot_sidecars(config)
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The accepted pairs, and what was made of them before."""
+
+    pairs: Pairs
+    features: RunFeatures
 
 
 def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
@@ -111,12 +115,12 @@ def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
 
 
 def _train_and_publish(
-    plan: Plan, all_pairs: Pairs, paths: Paths, machine: MachineConfig, stage: Stage, here: World
+    plan: Plan, data: _Data, paths: Paths, machine: MachineConfig, stage: Stage, here: World
 ) -> None:
     recipe, seed, budget = plan.recipe, plan.run.seed, plan.recipe.budget
-    pairs, held_out = _split(all_pairs, recipe)
+    pairs, held_out = _split(data.pairs, recipe)
     check_batch(budget, len(pairs), here.size)
-    method, config = build_method(recipe, seed)
+    method, config = build_method(recipe, seed, data.features.text)
     millions = count_parameters(method) / 1e6
     stage.log.info(
         f"{stage.name}: {len(pairs)} pairs, {budget.steps} steps of {budget.batch_size}, {millions:.1f} M parameters, "
@@ -129,13 +133,15 @@ def _train_and_publish(
         image_size=image_size(config),
         seed=seed,
         trim=accepts_short_text(method.model),
+        text_rows=data.features.training,
         boxes=needs.boxes,
         objects=needs.objects,
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)
     fit = Fit(recipe, machine, seed, plan.work, paths.profile)
-    snapshots = _snapshots(method, recipe, (pairs, order, views), machine, here)
+    shown = replace(views, text_rows=data.features.snapshot)
+    snapshots = _snapshots(method, (pairs, order, shown), machine, here)
     trainer = Trainer(method, fit, here, whole_images(held_out, views) if held_out else [], snapshots)
     fitted = trainer.run(lambda first: batches(dataset, first, budget.steps, machine.workers, here.device), stage)
     tensors = trainer.exported_tensors()
@@ -154,9 +160,9 @@ def _train_and_publish(
 
 
 def _snapshots(
-    method: Method, recipe: RecipeConfig, data: tuple[Pairs, SampleOrder, ViewPlan], machine: MachineConfig, here: World
+    method: Method, data: tuple[Pairs, SampleOrder, ViewPlan], machine: MachineConfig, here: World
 ) -> SnapshotSource | None:
-    """Return what a method with episodes embeds: the same pairs in the same order, in other views, with sidecars."""
+    """Return what a method with episodes embeds: the same pairs in the same order, in other views."""
     if not method.episode_steps:
         return None
     pairs, order, views = data
@@ -164,7 +170,6 @@ def _snapshots(
         views,
         views=method.snapshot_views(),
         seed=int(np.random.SeedSequence([views.seed, _SNAPSHOT_STREAM]).generate_state(1)[0]),
-        sidecars={name: Sidecar(folder) for name, folder in _sidecars(recipe).items()},
         boxes=False,
         objects=False,
     )

@@ -53,7 +53,7 @@ def test_success_is_zero():
 
 def test_an_unknown_data_set_is_named_with_the_nearest(tmp_path, capsys):
     params = tmp_path / "params.yaml"
-    sections = ("profile", "machine", "store", "recipes", "runs", "evaluation", "report")
+    sections = ("profile", "machine", "store", "features", "recipes", "runs", "evaluation", "report")
     params.write_text("\n".join([*(f"{name}: {{}}" for name in sections), "datasets: {emoji: {}}"]))
     assert main(["ingest", "--name", "emoij", "--params", str(params)]) == 2
     assert "did you mean 'emoji'?" in capsys.readouterr().err

@@ -325,7 +325,7 @@ def test_a_cache_travels_to_a_spawned_worker(object_store, cache):
 
 
 def test_params_say_how_large_the_cache_is(tmp_path):
-    sections = ("profile", "datasets", "recipes", "runs", "evaluation", "report")
+    sections = ("profile", "datasets", "features", "recipes", "runs", "evaluation", "report")
     (tmp_path / "params.yaml").write_text(
         "".join(f"{name}: {{}}\n" for name in sections)
         + "machine: {workers: 0, threads: 0, device: cpu, tensorboard: false, shard_cache_gib: 1.5}\n"

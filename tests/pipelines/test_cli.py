@@ -57,8 +57,8 @@ def clone(tmp_path, monkeypatch):
         stream.write("# a toy\n")
         YAML(typ="safe").dump(params, stream)
     shutil.copy(tmp_path / "profiles" / "demo.yaml", tmp_path / "params.yaml")
-    row = {"run": "toy", "recipe": "clip", "dataset": "emoji", "policy": "none", "seed": 0, "intervals": {}}
-    row |= {"metrics": {}, "cost": {"train_seconds": 61, "samples_seen": 1000}}
+    row = {"run": "toy", "recipe": "clip", "dataset": "emoji", "policy": "none", "features": "none", "seed": 0}
+    row |= {"intervals": {}, "metrics": {}, "cost": {"train_seconds": 61, "samples_seen": 1000}}
     (tmp_path / "board.json").write_text(json.dumps([row]))
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")

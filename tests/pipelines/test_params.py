@@ -68,6 +68,31 @@ def test_a_run_that_names_something_unknown_gets_the_nearest_name(faults, sectio
     assert f"params.yaml: runs.{first('runs')}: unknown {noun} '{name}x' (did you mean '{name}'?)" in text
 
 
+def minilm(dataset: str) -> dict[str, str]:
+    return {"kind": "sentences", "dataset": dataset, "encoder": "minilm"}
+
+
+def test_features_may_be_none_or_an_entry_of_the_same_data_set(faults):
+    def change(data):
+        data["features"] = {"minilm": minilm(first("datasets")), "none": minilm("nope")}
+        data["datasets"]["other"] = data["datasets"][first("datasets")]
+        runs = data["runs"]
+        runs["far"] = runs[first("runs")] | {"features": "minilm", "dataset": "other"}
+        runs["mistyped"] = runs[first("runs")] | {"features": "minilm2"}
+
+    lines = faults(change).splitlines()
+    assert "features.none: unknown data set 'nope'" in lines[0]
+    assert "runs without features have that name" in lines[1]
+    assert "runs.far: features minilm are of another data set" in lines[2]
+    assert "runs.mistyped: unknown features 'minilm2' (did you mean 'minilm'?)" in lines[3]
+    assert len(lines) == 4
+
+
+def test_a_wrong_entry_of_features_is_named(faults):
+    text = faults(lambda data: data.update(features={"minilm": minilm(first("datasets")) | {"encodr": "x"}}))
+    assert "params.yaml: features.minilm" in text and "did you mean 'encoder'?" in text
+
+
 def test_a_wrong_type_says_what_it_got(faults):
     text = faults(lambda data: data["machine"].update(workers="two"))
     assert "params.yaml: machine.workers" in text and "'two'" in text

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from assets.config import SECTIONS
 from assets.index import index_row, rows_table, write_table
 from assets.manifest import write_manifest
 from assets.shards import ShardWriter
@@ -51,7 +52,7 @@ PARAMS = {
             "checkpoint_every": 3,
         }
     },
-    "runs": {"toy-s0": {"recipe": "clip", "dataset": "toy", "policy": "none", "seed": 0}},
+    "runs": {"toy-s0": {"recipe": "clip", "dataset": "toy", "policy": "none", "features": "none", "seed": 0}},
     "evaluation": {},
     "report": {},
 }
@@ -96,7 +97,7 @@ def params(tmp_path):
     """Return a function that writes params.yaml with changes (dotted keys) and returns its path."""
 
     def write(**changes) -> Path:
-        data = copy.deepcopy(PARAMS)
+        data = {section: {} for section in SECTIONS} | copy.deepcopy(PARAMS)
         for dotted, value in changes.items():
             *parents, last = dotted.split(".")
             place = data

@@ -16,7 +16,7 @@ PROTOCLIP = {
     "head_out": 8,
     "kmeans": {"iterations": 5, "restarts": 2},
 }
-TEACHER = {"sidecar": "teacher", "components": 4}
+TEACHER = {"components": 4}
 
 
 def batch_of(step: int, stream: int = 0) -> Batch:
@@ -51,7 +51,7 @@ def snapshots(here: World):
         for step in range(first, last):
             batch = batch_of(step, stream=1)
             teacher = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(step)) + batch["text"][:, 1:2] % 3
-            yield share_of({**batch, "teacher": teacher}, here)
+            yield share_of({**batch, "features": teacher}, here)
 
     return source
 

@@ -149,7 +149,7 @@ def stages(tmp_path_factory) -> Iterator[Stages]:
     write_tar(root / "00001.tar", given[30:])
     params = root / "params.yaml"
     machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
-    sections = {name: {} for name in ("store", "recipes", "runs", "evaluation", "report")}
+    sections = {name: {} for name in ("store", "features", "recipes", "runs", "evaluation", "report")}
     data = {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": VALIDATION}}, **sections}
     params.write_text(json.dumps(data))
     decoded = []

@@ -62,11 +62,16 @@ def whole_images(pairs: Pairs, plan: ViewPlan) -> list[Batch]:
         plan: Its views are ignored.
 
     Returns:
-        Batches that together hold every pair once; the last one may be short.
+        Batches that together hold every pair once; the last one may be short. Of frozen text they have the first slot.
     """
     plan = dataclasses.replace(plan, views=_WHOLE, boxes=False, objects=False)
     return [
-        StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0]
+        _first_rows(StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0])
         for start in range(0, len(pairs), _ROWS)
         if (part := take(pairs, np.arange(start, min(start + _ROWS, len(pairs)))))
     ]
+
+
+def _first_rows(batch: Batch) -> Batch:
+    """Leave out the rows of text that are not looked at: all of these batches stay in memory."""
+    return {name: value[:, :1].clone() if name == "text_rows" else value for name, value in batch.items()}

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from assets.sidecar import Sidecar
+from assets.text_rows import TextRows
 from training.data.objects import ObjectBoxes
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
@@ -27,8 +28,9 @@ Batch = dict[str, Tensor]
 is mirrored, int64 [B, 5]. ``objects``, likewise: boxes of objects (top, left, height, width), int64 [B, 16, 4].
 ``text``: token ids, int64 [B, T], for towers that accept it without the columns that are padding in all rows.
 ``text_cut``: whether the caption was longer than the context, bool [B]. ``sample_id``: positions in the training pairs,
-int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method depend, int64 [B]. Beside these,
-rows of each sidecar under its name.
+int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method depend, int64 [B].
+``text_rows``, where text is frozen, in place of ``text`` and ``text_cut``: unit-norm rows of its slots, [B, R, D].
+``features``, in snapshots for methods that ask: unit-norm rows of all slots, not centred, [B, R, D].
 """
 
 
@@ -38,21 +40,21 @@ class ViewPlan:
 
     Attributes:
         views: Name in the batch -> a view of the image; ``image`` is one of them.
-        tokenize: Captions -> token ids.
+        tokenize: Captions -> token ids; None where text is frozen.
         trim: Whether the text tower accepts fewer tokens than the context has room for.
         image_size: Side of the views in pixels.
         seed: Decides the draws.
-        sidecars: Embeddings of the pairs, joined by key under the name they get in the batch.
+        text_rows: Name in the batch -> embeddings of the pairs, which are joined by key.
         boxes: Whether the batch tells the place of each view.
         objects: Whether the batch tells the places of objects.
     """
 
     views: Mapping[str, View]
-    tokenize: Tokenize
+    tokenize: Tokenize | None
     image_size: int
     seed: int
     trim: bool = False
-    sidecars: Mapping[str, Sidecar] = field(default_factory=dict[str, Sidecar])
+    text_rows: Mapping[str, TextRows] = field(default_factory=dict[str, TextRows])
     boxes: bool = False
     objects: bool = False
 
@@ -71,28 +73,35 @@ class StepDataset(Dataset[Batch]):
             world_size: Number of processes.
 
         Raises:
-            DataError: A sidecar lacks pairs.
+            DataError: Text rows lack pairs; or the plan wants objects, and the source wrote none.
         """
         self._pairs, self._order, self._plan = pairs, order, plan
         self._rank, self._world_size = rank, world_size
-        self._rows = {name: sidecar.join(pairs.keys) for name, sidecar in plan.sidecars.items()}
+        self._rows = {name: text_rows.join(pairs.keys) for name, text_rows in plan.text_rows.items()}
         self._reader: PairReader | None = None
         self._objects: ObjectBoxes | None = None
+        if plan.objects:  # a source without them is found here, and not in the first batch
+            ObjectBoxes(pairs).read(int(order.batch(0, rank, world_size)[0][0]))
 
     def __getitem__(self, step: int) -> Batch:
         positions, epochs = self._order.batch(step, self._rank, self._world_size)
-        text, cut = self._plan.tokenize([self._pairs.captions[p].as_py() for p in positions.tolist()])
-        embeddings = {
-            name: torch.from_numpy(sidecar.rows(self._rows[name][positions]))
-            for name, sidecar in self._plan.sidecars.items()
-        }
         return {
             **self._views(positions.tolist(), epochs.tolist()),
-            "text": trim_text(text) if self._plan.trim else text,
-            "text_cut": cut,
+            **self._text(positions),
             "sample_id": torch.from_numpy(positions),
-            **embeddings,
         }
+
+    def _text(self, positions: NDArray[np.int64]) -> Batch:
+        """Tokenise the captions of some pairs, and read their rows."""
+        plan = self._plan
+        rows = {
+            name: torch.from_numpy(text_rows.rows(self._rows[name][positions]))
+            for name, text_rows in plan.text_rows.items()
+        }
+        if plan.tokenize is None:
+            return rows
+        text, cut = plan.tokenize([self._pairs.captions[place].as_py() for place in positions.tolist()])
+        return {"text": trim_text(text) if plan.trim else text, "text_cut": cut, **rows}
 
     def _views(self, positions: list[int], epochs: list[int]) -> Batch:
         """Read and cut the views of some pairs; with the samples' seeds, and places where the plan wants them."""

@@ -54,8 +54,8 @@ class ObjectBoxes:
             raise DataError(
                 message(
                     f"sample {self._pairs.keys[position]} in {self._files.name(shard)} has no object boxes,"
-                    " which masking kind oracle keeps",
-                    fix="use another masking, or a source that writes them, such as emoji_scenes",
+                    " which masking kind oracle keeps and masking.watch counts",
+                    fix="use another masking without watch, or a source that writes them, such as emoji_scenes",
                 )
             ) from error
         boxes = [(y0, x0, y1 - y0, x1 - x0) for x0, y0, x1, y1 in edges]

@@ -22,8 +22,8 @@ from training.methods.base import Features, Method, StepOutput
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
-def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Split a batch into pieces of ``rows`` rows, the last one possibly shorter."""
+def parts_of(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Split a batch, [B, ...], into pieces of ``rows`` rows, the last one possibly shorter."""
     for start in range(0, len(batch["image"]), rows):
         yield {name: value[start : start + rows] for name, value in batch.items()}
 
@@ -63,7 +63,7 @@ def two_pass_forward(method: Method, batch: Batch, step: int, rows: int, autocas
     device = batch["image"].device
     states: list[list[Tensor]] = []
     parts: list[Features] = []
-    for part in _parts(batch, rows):
+    for part in parts_of(batch, rows):
         states.append(_random_state(device))
         with torch.no_grad(), autocast():
             parts.append(method.encode(part))
@@ -103,7 +103,7 @@ class SecondPass:
     def backward(self) -> None:
         """Encode every part again and add up the gradients of the parameters."""
         device = self.batch["image"].device
-        for number, part in enumerate(_parts(self.batch, self.rows)):
+        for number, part in enumerate(parts_of(self.batch, self.rows)):
             _set_random_state(self.states[number], device)
             with self.autocast():
                 features = self.method.encode(part)

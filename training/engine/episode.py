@@ -23,7 +23,7 @@ from training.engine.holdout import evaluating
 from training.methods.base import Features, Method, Snapshot
 
 SnapshotSource = Callable[[int, int], Iterator[Batch]]
-"""First step, one past the last step -> this rank's batches, with the method's snapshot views and sidecars."""
+"""First step, one past the last step -> this rank's batches, with snapshot views and, if the method asks, features."""
 _BATCHES_BETWEEN_LOOKS = 8
 
 

@@ -42,8 +42,9 @@ def holdout_scores(method: Method, batches: list[Batch], device: torch.device) -
         images: list[Tensor] = []
         texts: list[Tensor] = []
         for batch in batches:
-            images.append(method.model.encode_image(method.normalize(batch["image"].to(device))).float())
-            texts.append(method.encode_captions(batch["text"].to(device)).float())
+            batch = {name: value.to(device) for name, value in batch.items()}
+            images.append(method.model.encode_image(method.normalize(batch["image"])).float())
+            texts.append(method.encode_captions(batch).float())
         image_features = functional.normalize(torch.cat(images), dim=-1)  # [n, D]
         text_features = functional.normalize(torch.cat(texts), dim=-1)  # [n, D]
         loss = info_nce_loss(image_features, text_features, method.model.logit_scale.exp())

@@ -173,12 +173,13 @@ class Trainer:
                 fitted.first_step_seconds = fitted.first_step_seconds or process_seconds()
                 done = step + 1
                 looked = self._look_at_holdout(done, fitted, clock)
+                due = looked or step % self.fit.recipe.log_every == 0 or done == self.steps
+                seen = {**self.stepper.watch(batch, clock), **(fitted.holdout if looked else {})} if due else {}
                 if log is not None:
                     use = self._use(fitted, clock, done - first)
-                    if looked or step % self.fit.recipe.log_every == 0 or done == self.steps:
+                    if due:
                         with clock.phase("log"):
-                            scores = fitted.holdout if looked else {}
-                            log.append(step, {**_curves(result), **scores, **self._performance(use, clock, done)})
+                            log.append(step, {**_curves(result), **seen, **self._performance(use, clock, done)})
                     progress.advance(1, loss=result.values["loss"], **use)
                 if result.stop and done < self.steps:
                     self._save_and_stop(done, fitted, clock, stage)

@@ -15,7 +15,7 @@ from assets.config import MachineConfig
 from assets.errors import ConfigError, message
 from training.config import RecipeConfig
 from training.data.loader import Batch
-from training.engine.accumulate import average_gradients, total_loss, two_pass_forward
+from training.engine.accumulate import average_gradients, parts_of, total_loss, two_pass_forward
 from training.engine.clock import TrainClock
 from training.engine.distributed import World, has_batch_norm, share_batch_norm
 from training.engine.ema import WeightAverage
@@ -152,10 +152,31 @@ class Stepper:
                 self.average.update(step)
         return StepResult({**values, "lr": lr}, asked)
 
+    def watch(self, batch: Batch, clock: TrainClock) -> dict[str, float]:
+        """Take the means of what the method watches in a batch; nothing that training depends on changes.
+
+        Args:
+            batch: That of the step just taken, this rank's rows; every rank must call this.
+            clock: Counts it as ``log``.
+
+        Returns:
+            Name of a curve -> mean over the rows of all ranks that have a value; names without any row are left out.
+        """
+        with clock.phase("log"), torch.no_grad(), self._autocast():
+            parts = [self.method.watch(part) for part in parts_of(batch, self._micro_batch or len(batch["image"]))]
+        if not parts[0]:
+            return {}
+        rows = [torch.cat([part[name].double() for part in parts]) for name in parts[0]]
+        sums = torch.stack([torch.stack([values.nansum(), (~values.isnan()).sum()]) for values in rows])  # [names, 2]
+        if self._world.size > 1:
+            dist.all_reduce(sums)
+        return {name: total / count for name, (total, count) in zip(parts[0], sums.tolist(), strict=True) if count}
+
     def _means(self, output: StepOutput, batch: Batch, norm: torch.Tensor, stop: bool) -> dict[str, float]:
         """Average the step's scalars over ranks in one message."""
-        cut = batch["text_cut"].float().mean()
-        scalars = {"loss": total_loss(output), **output.losses, **output.logs, "text_cut_share": cut}
+        scalars = {"loss": total_loss(output), **output.losses, **output.logs}
+        if "text_cut" in batch:  # frozen text has no tokens
+            scalars["text_cut_share"] = batch["text_cut"].float().mean()
         stacked = torch.stack(
             [*(value.detach().float() for value in scalars.values()), norm.new_tensor(stop, dtype=torch.float32)]
         )

@@ -29,6 +29,7 @@ from training.losses.byol import byol_loss
 from training.losses.info_nce import info_nce_loss
 from training.losses.nt_xent import nt_xent_loss
 from training.methods.base import Features, ImageInput, Method, MethodConfig, StepOutput
+from training.methods.ramp import ramped
 from training.models.ema_tower import ema_momentum, ema_update
 from training.models.heads import byol_head, simclr_head
 from training.models.image_pass import pooled_width
@@ -44,6 +45,8 @@ class AClipConfig(MethodConfig):
     """Of NT-Xent between the two views; short runs want less."""
     byol_weight: float = Field(default=2.0, ge=0)
     """Of the regression to the average's feature, mean over views: 2 is 1 per view. Above 0 it needs ``ema_tower``."""
+    ssl_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which both weights rise from 0; 0 has them from the start, as published."""
     temperature: float = Field(default=0.1, gt=0)
     """Of NT-Xent."""
     head_width: int = Field(default=4096, ge=1)
@@ -82,7 +85,7 @@ class AClip(Method):
         ema = self.ema_pass(batch) if self.ema_projector is not None else None
         encoded = self.encode_images(batch, _VIEWS, ema)
         image_features = functional.normalize(encoded.image_features, dim=-1).chunk(2)
-        features = {"text_features": functional.normalize(self.encode_captions(batch["text"]), dim=-1)}
+        features = {"text_features": functional.normalize(self.encode_captions(batch), dim=-1)}
         for name, feature, pooled in zip(_VIEWS, image_features, encoded.pooled.chunk(2), strict=True):
             features |= {name: feature, f"{name}_pooled": pooled}
         return features if ema is None else {**features, "ema_pooled": ema.pooled}
@@ -97,13 +100,15 @@ class AClip(Method):
         pooled = torch.cat([features[f"{name}_pooled"] for name in _VIEWS])
         if self.simclr_head is not None:
             one, other = functional.normalize(self.simclr_head(pooled), dim=-1).chunk(2)
-            losses["simclr_loss"] = self.config.ssl_weight * nt_xent_loss(one, other, self.config.temperature, rows)
+            ssl_weight = ramped(self.config.ssl_weight, step, self.config.ssl_warmup_steps)
+            losses["simclr_loss"] = ssl_weight * nt_xent_loss(one, other, self.config.temperature, rows)
         if self.projector is not None and self.predictor is not None and self.ema_projector is not None:
             predicted = self.predictor(self.projector(pooled)).chunk(2)
             with torch.no_grad():
                 target = self.ema_projector(features["ema_pooled"])[rows]
             byol_losses = [byol_loss(prediction[rows], target) for prediction in predicted]
-            losses["byol_loss"] = self.config.byol_weight * torch.stack(byol_losses).mean()
+            byol_weight = ramped(self.config.byol_weight, step, self.config.ssl_warmup_steps)
+            losses["byol_loss"] = byol_weight * torch.stack(byol_losses).mean()
         return StepOutput(losses, {**logs, "logit_scale": logit_scale.detach()})
 
     def before_step(self, step: int, steps: int) -> None:

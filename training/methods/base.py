@@ -1,7 +1,6 @@
 """The contract between a method and the engine: encode this rank's batch, then compute losses on gathered features."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +14,11 @@ from training.data.loader import Batch
 from training.data.views import ContainingView, View, ViewsConfig
 from training.engine.gather import GatheredFeatures, gather
 from training.models.ema_tower import EmaPass, EmaTower
-from training.models.image_pass import ImagePass, encode_image
-from training.models.masking import choose_patches
+from training.models.frozen_text import FrozenTextModel, model_features
+from training.models.image_pass import ImagePass
+from training.models.masking import choose_patches, watch_masks
 from training.models.masking_config import AttentiveMasking, EmaTowerConfig, Masking, NoMasking, OracleMasking
+from training.models.text_draws import draw_rows
 from training.models.text_pass import encode_text
 
 Features = dict[str, Tensor]
@@ -105,6 +106,8 @@ class Method(nn.Module):
     image_std: Tensor
     episode_steps: int = 0
     """Steps between two calls of ``on_epoch``, the first before step 0; 0 for none."""
+    needs_frozen_text: bool = False
+    """Whether the method cannot do with a text tower."""
 
     def __init__(self, config: MethodConfig, model: nn.Module, images: ImageInput) -> None:
         super().__init__()
@@ -127,9 +130,21 @@ class Method(nn.Module):
         return False
 
     @classmethod
-    def snapshot_sidecars(cls, config: MethodConfig) -> dict[str, Path]:
-        """Name the embeddings of the training pairs that ``snapshot`` finds in its batch; none by default."""
-        return {}
+    def uses_features(cls, config: MethodConfig) -> bool:
+        """Say whether ``snapshot`` wants the run's features in its batch, as ``features``; False by default."""
+        return False
+
+    @classmethod
+    def check_text(cls, config: MethodConfig, num_slots: int) -> None:
+        """Refuse frozen text that the method cannot work with; nothing by default.
+
+        Args:
+            config: The method's own.
+            num_slots: Rows of text of each pair.
+
+        Raises:
+            ConfigError: With what to change.
+        """
 
     def prepare(self, budget: BudgetConfig) -> None:
         """Learn the length of the run and make room for what depends on it; called once, after construction.
@@ -150,8 +165,9 @@ class Method(nn.Module):
         views: dict[str, View] = dict(self.views())
         if self.ema_tower is not None:
             views["ema_image"] = ContainingView(tuple(views), self.ema_tower.config.shrink)
-        oracle = isinstance(self.images.masking, OracleMasking)
-        return Needs(views, oracle or isinstance(self.images.masking, AttentiveMasking), oracle)
+        masking = self.images.masking
+        objects = isinstance(masking, OracleMasking) or self._watches
+        return Needs(views, objects or isinstance(masking, AttentiveMasking), objects)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Turn uint8 pixels [B, 3, S, S] into the floats the tower expects, by open_clip's mean and deviation."""
@@ -187,7 +203,7 @@ class Method(nn.Module):
             scores = None if ema is None else ema.scores
             views = zip(names, numbers, strict=True)
             keep = torch.cat([choose_patches(self.masking, grid, batch, view, scores) for view in views])
-        return encode_image(self.model.visual, image, keep)
+        return model_features(self.model, image, keep)
 
     def ema_pass(self, batch: Batch) -> EmaPass:
         """Run the averaged image tower on the view around all others; its colours are never changed.
@@ -198,16 +214,42 @@ class Method(nn.Module):
         assert self.ema_tower is not None
         return self.ema_tower(self.normalize(batch["ema_image"]))
 
-    def encode_captions(self, text: Tensor) -> Tensor:
-        """Run the text tower.
+    @property
+    def _watches(self) -> bool:
+        return not isinstance(self.images.masking, NoMasking) and self.images.masking.watch
+
+    def watch(self, batch: Batch) -> Features:
+        """Measure what the masks of a step's batch keep, where the recipe says ``masking: {watch: true}``.
+
+        The engine calls it after a step that it logs; what it costs is no part of training.
 
         Args:
-            text: Token ids, int64 [B, T]; columns that are padding in all rows may have been cut.
+            batch: That of the step.
+
+        Returns:
+            Name of a curve -> value of each row, [B], NaN for rows that have none; empty where nothing is watched.
+        """
+        if not self._watches:
+            return {}
+        scores = self.ema_pass(batch).scores if isinstance(self.masking, AttentiveMasking) else None
+        views = [(name, number) for number, name in enumerate(self.views())]
+        measures = watch_masks(self.masking, self.model.visual.grid_size, batch, views, scores)
+        return {f"mask/{name}": values for name, values in measures.items()}
+
+    def encode_captions(self, batch: Batch) -> Tensor:
+        """Run the text tower; or, where text is frozen, pick one row of each pair: a random one in training.
+
+        Args:
+            batch: With ``text``, token ids, int64 [B, T], whose columns that are padding in all rows may have been cut;
+                or with ``text_rows``, unit norm [B, R, D], and ``seed``.
 
         Returns:
             Features before normalisation, [B, D].
         """
-        return encode_text(self.model, text)
+        if not isinstance(self.model, FrozenTextModel):
+            return encode_text(self.model, batch["text"])
+        rows = batch["text_rows"]
+        return draw_rows(rows, batch["seed"], 1)[:, 0] if self.training else rows[:, 0]
 
     def compile_towers(self) -> None:
         """Compile ``encode``, where nearly all the work is; gathering and losses stay as they are."""
@@ -249,7 +291,8 @@ class Method(nn.Module):
         """Embed a batch for ``on_epoch``, in evaluation mode and without gradients; ``encode`` by default.
 
         Args:
-            batch: Views other than those that training will see, tokens and sidecars, [B, ...].
+            batch: Views other than those that training will see, texts, and the run's features where
+                ``uses_features`` says so: unit norm, not centred, [B, R, D].
 
         Returns:
             Named tensors whose first dimension is B.

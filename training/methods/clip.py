@@ -29,7 +29,7 @@ class Clip(Method):
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features`` and ``text_features``, both [B, D]."""
         image_features = self.encode_images(batch).image_features
-        text_features = self.encode_captions(batch["text"])
+        text_features = self.encode_captions(batch)
         return {
             "image_features": functional.normalize(image_features, dim=-1),
             "text_features": functional.normalize(text_features, dim=-1),

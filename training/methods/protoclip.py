@@ -19,7 +19,6 @@ farthest row; the teacher is projected onto the components of the episode's own 
 """
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,19 +45,18 @@ from training.methods.base import (
     ParamGroup,
     StepOutput,
 )
-from training.models.image_pass import feature_width
+from training.models.frozen_text import FrozenTextModel, model_width
 from training.models.projection_head import projection_head
 from training.models.prototype_bank import BankRules, BankShape, PrototypeBank
 
 _SEEDS = {"image": 0, "text": 1, "teacher": 2}
 _LOG_SCALE = math.log(1 / 0.07)
+_IMAGE_SIDE = ("model.visual.", "model.head.")
 
 
 class TeacherConfig(Section):
-    """An external teacher: embeddings of the training pairs, made before."""
+    """An external teacher: the embeddings that ``runs.X.features`` names."""
 
-    sidecar: Path
-    """Folder of the embeddings (see docs/architecture.md, sidecars)."""
     components: int = Field(default=64, ge=1)
     """Principal components that are clustered; embeddings that are not wider stay as they are."""
     weight: float = Field(default=1.0, gt=0)
@@ -132,23 +130,25 @@ class ProtoClip(Method):
 
     def __init__(self, config: ProtoClipConfig, model: Any, images: ImageInput) -> None:
         super().__init__(config, model, images)
+        if config.lock is not None and isinstance(model, FrozenTextModel):
+            raise ConfigError(message("method.lock leaves nothing to train where text is frozen", fix="set it to null"))
         self.heads = nn.ModuleDict()
         self.banks = nn.ModuleDict()
         self._episodes = 0
         if config.prototype_weight or config.teacher is not None:
             sizes = config.head_width, config.head_out, config.head_layers
-            head = projection_head(feature_width(model.visual), *sizes)
+            head = projection_head(model_width(model), *sizes)
             # two heads with the same start
             self.heads["image"] = head
-            self.heads["text"] = projection_head(feature_width(model.visual), *sizes)
+            self.heads["text"] = projection_head(model_width(model), *sizes)
             self.heads["text"].load_state_dict(head.state_dict())
             self.logit_scale_prototype = nn.Parameter(torch.tensor(_LOG_SCALE))
 
     @classmethod
-    def snapshot_sidecars(cls, config: MethodConfig) -> dict[str, Path]:
-        """Name the teacher's embeddings."""
+    def uses_features(cls, config: MethodConfig) -> bool:
+        """Say that a teacher does."""
         assert isinstance(config, ProtoClipConfig)
-        return {} if config.teacher is None else {"teacher": config.teacher.sidecar}
+        return config.teacher is not None
 
     def prepare(self, budget: BudgetConfig) -> None:
         """Cut the run into episodes and make room for their clusters."""
@@ -192,12 +192,12 @@ class ProtoClip(Method):
 
     def encode(self, batch: Batch) -> Features:
         """Return what both towers give, ``image`` and ``text``, [B, D], not normalised: the heads want it so."""
-        return {"image": self.encode_images(batch).image_features, "text": self.encode_captions(batch["text"])}
+        return {"image": self.encode_images(batch).image_features, "text": self.encode_captions(batch)}
 
     def snapshot(self, batch: Batch) -> Features:
         """Return the projected features that are clustered, unit norm, [B, head_out], and the teacher's, [B, ...]."""
         students = {name: self._project(name, feature) for name, feature in self.encode(batch).items()}
-        return {**students, "teacher": batch["teacher"]} if "teacher" in self.banks else students
+        return {**students, "teacher": batch["features"]} if "teacher" in self.banks else students
 
     def _project(self, name: str, feature: Tensor) -> Tensor:
         return functional.normalize(at_least_float32(self.heads[name](feature)), dim=-1)
@@ -282,7 +282,7 @@ class ProtoClip(Method):
                 self.logit_scale_prototype.clamp_(0, MAX_LOGIT_SCALE)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Spare heads, vectors and scalars from weight decay; tell the image tower apart for the lock."""
+        """Spare heads, vectors and scalars from weight decay; tell the image side apart for the lock."""
         groups: list[ParamGroup] = []
         for group in super().param_groups(weight_decay):
             for of_head in (False, True):
@@ -290,7 +290,7 @@ class ProtoClip(Method):
                     params = [
                         (name, parameter)
                         for name, parameter in group.params
-                        if name.startswith("heads.") == of_head and name.startswith("model.visual.") == of_image
+                        if name.startswith("heads.") == of_head and name.startswith(_IMAGE_SIDE) == of_image
                     ]
                     decay = 0.0 if of_head else group.weight_decay
                     groups.append(ParamGroup(params, decay, name="image" if of_image else ""))

@@ -43,7 +43,7 @@ class RandomMask(Method):
         """Return unit-norm features of each view, under its name, and ``text_features``, all [B, D]."""
         names = tuple(self.views())
         image_features = functional.normalize(self.encode_images(batch, names).image_features, dim=-1)  # [M * B, D]
-        text_features = functional.normalize(self.encode_captions(batch["text"]), dim=-1)
+        text_features = functional.normalize(self.encode_captions(batch), dim=-1)
         return {**dict(zip(names, image_features.chunk(len(names)), strict=True)), "text_features": text_features}
 
     def losses(self, features: GatheredFeatures, step: int) -> StepOutput:

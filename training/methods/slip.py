@@ -18,6 +18,7 @@ from training.engine.gather import GatheredFeatures
 from training.losses.info_nce import info_nce_loss
 from training.losses.nt_xent import nt_xent_loss
 from training.methods.base import Features, ImageInput, Method, MethodConfig, StepOutput
+from training.methods.ramp import ramped
 from training.models.heads import simclr_head
 from training.models.image_pass import pooled_width
 
@@ -30,6 +31,8 @@ class SlipConfig(MethodConfig):
     kind: Literal["slip"]
     ssl_weight: float = Field(default=1.0, gt=0)
     """Of NT-Xent; short runs want less."""
+    ssl_warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the weight rises from 0; 0 has it from the start, as published."""
     temperature: float = Field(default=0.1, gt=0)
     """Of NT-Xent."""
     head_width: int = Field(default=4096, ge=1)
@@ -64,7 +67,7 @@ class Slip(Method):
         _, first, second = encoded.pooled.chunk(3)
         return {
             "image_features": functional.normalize(encoded.image_features.chunk(3)[0], dim=-1),
-            "text_features": functional.normalize(self.encode_captions(batch["text"]), dim=-1),
+            "text_features": functional.normalize(self.encode_captions(batch), dim=-1),
             "ssl_pooled_1": first,
             "ssl_pooled_2": second,
         }
@@ -78,6 +81,6 @@ class Slip(Method):
         ssl_loss = nt_xent_loss(first, second, self.config.temperature, features.rows)
         losses = {
             "contrastive_loss": info_nce_loss(images, texts, logit_scale, features.rows),
-            "simclr_loss": self.config.ssl_weight * ssl_loss,
+            "simclr_loss": ramped(self.config.ssl_weight, step, self.config.ssl_warmup_steps) * ssl_loss,
         }
         return StepOutput(losses, {"logit_scale": logit_scale.detach()})

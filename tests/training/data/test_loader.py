@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
 from assets.errors import DataError
+from assets.text_rows import TextRows
+from tests.training.frozen_text import write_features
+from training.data.holdout import take, whole_images
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
@@ -74,3 +78,23 @@ def test_a_damaged_image_names_the_sample_and_the_shard(toy_data, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"toy-000 in .*00000.tar.*rerun"):
         list(batches(dataset((raw, toy_data[1])), 0, 4, 0, CPU))
+
+
+def test_frozen_text_comes_with_its_own_picture_and_without_tokens(toy_data, tmp_path):
+    rows = write_features(toy_data, tmp_path / "features")
+    pairs = load_pairs(*toy_data)
+    chosen = TextRows(tmp_path / "features", ("long/*",))
+    plan = ViewPlan({"image": ViewsConfig(crop_area=(0.5, 1.0))}, None, 32, 0, text_rows={"text_rows": chosen})
+    order = SampleOrder(len(pairs), 16, 0)
+    batch = StepDataset(pairs, order, plan)[2]
+    assert "text" not in batch and "text_cut" not in batch
+    wanted = torch.from_numpy(rows[batch["sample_id"].numpy()][:, 1:]).float()
+    torch.testing.assert_close(batch["text_rows"], wanted, atol=1e-3, rtol=0)
+    # by key, not by position: other pairs in another order have their own rows
+    some = take(pairs, np.array([40, 3, 17, 60]))
+    other = StepDataset(some, SampleOrder(4, 4, 0), plan)[0]
+    places = np.array([40, 3, 17, 60])[other["sample_id"].numpy()]
+    torch.testing.assert_close(other["text_rows"], torch.from_numpy(rows[places][:, 1:]).float(), atol=1e-3, rtol=0)
+    shown = whole_images(some, plan)[0]
+    first = rows[[40, 3, 17, 60]][shown["sample_id"].numpy()][:, 1:2]
+    torch.testing.assert_close(shown["text_rows"], torch.from_numpy(first).float(), atol=1e-3, rtol=0)

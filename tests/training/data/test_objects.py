@@ -97,3 +97,10 @@ def test_a_source_without_boxes_is_named(toy_data):
     boxes = ObjectBoxes(load_pairs(*toy_data))
     with pytest.raises(DataError, match=r"sample toy-000 in .*00000.tar has no object boxes.*another masking"):
         boxes.read(0)
+
+
+def test_a_plan_that_wants_boxes_is_refused_when_the_data_set_is_opened(toy_data):
+    plan = ViewPlan(VIEWS, CaptionTokenizer(16).encode, 32, 0, boxes=True, objects=True)
+    pairs = load_pairs(*toy_data)
+    with pytest.raises(DataError, match=r"has no object boxes.*masking.watch"):
+        StepDataset(pairs, SampleOrder(len(pairs), 16, 0), plan, rank=1, world_size=2)

@@ -3,14 +3,17 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from assets.config import MachineConfig
 from assets.progress import Stage
 from assets.section import parse
+from assets.text_rows import TextFacts
 from training.config import RecipeConfig
 from training.data.objects import MOST_OBJECTS
 from training.data.transforms import CropDraw, SampleDraws, draw_views, side_of
@@ -26,6 +29,14 @@ from training.models.build import build_method
 STEPS = 3
 BATCH = 16
 SOURCE = (90, 70)  # width and height of the pictures that the boxes are of
+SLOTS = (("raw", "overall"), ("long", "overall"), ("long", "object"))
+WIDTH = 24
+
+
+def text_facts(center: bool = False) -> TextFacts:
+    """Facts of the frozen text in the batches below."""
+    means = np.random.default_rng(5).normal(0, 0.1, (len(SLOTS), WIDTH)).astype(np.float32) if center else None
+    return TextFacts(SLOTS, tuple(range(len(SLOTS))), WIDTH, center, means, {"kind": "facets"})
 
 
 def global_batch(step: int) -> dict[str, torch.Tensor]:
@@ -36,7 +47,9 @@ def global_batch(step: int) -> dict[str, torch.Tensor]:
     text[:, 1:3] = torch.randint(300, 40000, (BATCH, 2), generator=random)
     image = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=random).to(torch.uint8)
     sample = torch.arange(BATCH)
-    return {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step, "text_cut": sample < 1}
+    batch = {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step, "text_cut": sample < 1}
+    text_rows = torch.randn(BATCH, len(SLOTS), WIDTH, generator=random)
+    return {**batch, "text_rows": functional.normalize(text_rows, dim=-1)}
 
 
 def with_views(batch: dict[str, torch.Tensor], needs: Needs, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -72,21 +85,22 @@ def episodes_of(method: Method, machine: MachineConfig, here: World) -> Episodes
         for step in range(first, last):
             batch = global_batch(step)
             batch["image"] = 255 - batch["image"]
-            batch["teacher"] = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step))
+            batch["features"] = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step))
             yield {name: value[here.rank * rows :][:rows] for name, value in batch.items()}
 
     return Episodes(method, FlopsProbe(method), EmbedSettings(0, machine.micro_batch, bf16=False), here, source)
 
 
-def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints: Path) -> dict[str, list[float]]:
+def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints: Path) -> dict[str, list[Any]]:
     """Train, save, load into a fresh stepper and train on; write the weights and return the curves."""
     losses: list[float] = []
     norms: list[float] = []
+    watched: list[dict[str, float]] = []
     rows = BATCH // here.size
     store = Checkpoints(checkpoints, keep=1)
     clock = TrainClock({}, here.device)
     for first in (0, STEPS):
-        method = build_method(recipe, 0)[0]
+        method = build_method(recipe, 0, None if recipe.frozen_text is None else text_facts())[0]
         episodes = episodes_of(method, machine, here)
         stepper = Stepper(method, recipe, machine, here, 0)
         state = TrainState(stepper.method, stepper.optimizer, stepper.average)
@@ -95,18 +109,21 @@ def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints
         assert store.load(state) == first
         for step in range(first, first + STEPS):
             whole = with_views(global_batch(step), stepper.method.needs(), step)
+            if "objects" in whole:
+                whole["objects"][:3] = 0  # so that not all ranks have as many rows with objects
             batch = {name: value[here.rank * rows :][:rows] for name, value in whole.items()}
             episodes.begin(step, clock, Stage("rank_cases", quiet=True), lambda: False)
             values = stepper.step(batch, step, clock).values
             losses.append(values["loss"])
             norms.append(values["grad_norm"])
+            watched.append(stepper.watch(batch, clock))
         files = state.snapshot()
         if here.is_main:
             store.save(files, {"step": first + STEPS})
             store.wait()
     if here.is_main:
         save_file({**files["method"], **files.get("average", {})}, checkpoints / "final.safetensors")
-    return {"losses": losses, "norms": norms}
+    return {"losses": losses, "norms": norms, "watched": watched}
 
 
 def main(file: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import PARAMS
 from tests.training.engine import rank_cases
 from tests.training.episode_batches import PROTOCLIP, TEACHER
+from tests.training.frozen_text import RECIPES as FROZEN_TEXT
 from tests.training.view_batches import RECIPES
 
 CASES = {
@@ -24,9 +25,12 @@ CASES = {
     "sharded": ({}, {"shard_parameters": True}),
     "sharded_siglip_in_parts": ({"method": {"kind": "siglip"}}, {"shard_parameters": True, "micro_batch": 4}),
     "recomputed": ({}, {"activation_checkpointing": True}),
-    **{name: (recipe, {}) for name, recipe in RECIPES.items()},
+    **{name: (recipe, {}) for name, recipe in (RECIPES | FROZEN_TEXT).items()},
+    "flame_in_parts": (FROZEN_TEXT["flame"], {"micro_batch": 3}),
+    "sharded_flame": (FROZEN_TEXT["flame"], {"shard_parameters": True}),
     "aclip_in_parts": (RECIPES["aclip"], {"micro_batch": 3}),
     "sharded_aclip": (RECIPES["aclip"], {"shard_parameters": True}),
+    "watched": (RECIPES["aclip"] | {"masking": {"kind": "attentive", "watch": True}}, {}),
     "protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {}),
     "protoclip_in_parts": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"micro_batch": 3}),
     "sharded_protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"shard_parameters": True}),
@@ -75,14 +79,26 @@ def test_two_processes_equal_one_with_the_same_global_batch(results, case):
 
 
 @pytest.mark.slow
+def test_what_is_watched_is_the_mean_over_the_rows_of_all_ranks(results):
+    one, two = (json.loads((folder / "curves.json").read_text())["watched"]["watched"] for folder in results)
+    assert len(one) == len(two) == 2 * rank_cases.STEPS
+    for alone, together in zip(one, two, strict=True):
+        assert alone.keys() == {"mask/kept_share", "mask/object_coverage", "mask/attention_entropy"}
+        assert together == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pair",
     [
         ("clip", "sharded"),
         ("clip", "recomputed"),
         ("masked", "micro_batch"),
+        ("flame", "flame_in_parts"),
+        ("flame", "sharded_flame"),
         ("aclip", "aclip_in_parts"),
         ("aclip", "sharded_aclip"),
+        ("aclip", "watched"),
         ("protoclip", "protoclip_in_parts"),
         ("protoclip", "sharded_protoclip"),
     ],

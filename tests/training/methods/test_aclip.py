@@ -52,9 +52,10 @@ class Column(nn.Module):
         return pooled[:, self.start : self.end]
 
 
-def published(rows=slice(0, None)):
+def published(rows=slice(0, None), step=0, **settings):
     """The method on the published inputs: pooled features hold both heads' results side by side."""
-    method = OnGiven(parse(AClipConfig, {"kind": "aclip", "temperature": float(CASE["loss_tau"])}, "method"))
+    settings = {"kind": "aclip", "temperature": float(CASE["loss_tau"]), **settings}
+    method = OnGiven(parse(AClipConfig, settings, "method"))
     method.simclr_head, method.projector = Column(0, 12), Column(12, 24)
     method.predictor, method.ema_projector = nn.Identity(), nn.Identity()
     inputs = {name: torch.from_numpy(CASE[f"loss_{name}"]).clone().requires_grad_() for name in GRADIENTS}
@@ -68,7 +69,7 @@ def published(rows=slice(0, None)):
         "image_2_pooled": pooled[6:],
         "ema_pooled": inputs["ema"],
     }
-    output = method.losses(GatheredFeatures(features, rows), 0)
+    output = method.losses(GatheredFeatures(features, rows), step)
     return method, inputs, output
 
 
@@ -104,6 +105,18 @@ def test_the_parts_of_two_ranks_average_to_the_published_loss_and_gradients():
         for (_, inputs, _), total in zip(parts, totals, strict=True):
             mean = mean + torch.autograd.grad(total, inputs[name], retain_graph=True)[0] / 2
         assert np.abs(mean.numpy() - CASE[f"aclip_fixed_grad_{name}"]).max() < 1e-8, name
+
+
+def test_further_losses_rise_to_the_published_ones_over_the_warm_up():
+    whole = published()[2].losses
+    for step, share in ((0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0), (400, 1.0)):
+        losses = published(step=step, ssl_warmup_steps=4)[2].losses
+        assert losses["contrastive_loss"] == whole["contrastive_loss"]
+        for name in ("simclr_loss", "byol_loss"):
+            assert losses[name].item() == pytest.approx(share * whole[name].item(), rel=1e-12, abs=0)
+    _, inputs, output = published(ssl_warmup_steps=4)
+    sum(output.losses.values()).backward()
+    assert (inputs["byol_feats"].grad == 0).all()  # a gradient, so that several processes agree, and nothing in it
 
 
 def method_of(params, **changes):

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -11,11 +10,10 @@ from torch.nn.functional import normalize
 from assets.config import load_machine
 from assets.errors import ConfigError, DataError
 from assets.progress import Stage
-from assets.sidecar import SidecarWriter
 from tests.training.episode_batches import PROTOCLIP, ROWS, TEACHER, batch_of, snapshots
+from tests.training.frozen_text import ENTRY, text_facts, towers, write_features
 from training.clustering.kmeans import Clusters, Rows
 from training.config import OptimConfig, load_recipe
-from training.data.pairs import load_pairs
 from training.engine.clock import TrainClock
 from training.engine.distributed import World
 from training.engine.episode import EmbedSettings, Episodes
@@ -64,7 +62,7 @@ class Given(nn.Module):
 
 PUBLISHED = {"kind": "protoclip", "episode_pairs": 144, "clusters": 12, "head_width": 8, "head_out": 16}
 PUBLISHED |= {"prototype_weight": 0.75, "target_temperature": 0.05, "warmup_episodes": 1}
-EXTERNAL = {"teacher": {"sidecar": "teacher", "weight": 0.5}}
+EXTERNAL = {"teacher": {"weight": 0.5}}
 VARIANTS = {
     "full": EXTERNAL,
     "noext": {},
@@ -291,31 +289,19 @@ def test_what_cannot_work_is_refused_before_any_work(params, changes, fault):
         build_method(recipe, 0)
 
 
-def _write_teacher(toy_data, folder: Path) -> Path:
-    """Embed the toy captions as bags of colours, one file per shard."""
-    keys = load_pairs(*toy_data).keys
-    pairs = load_pairs(*toy_data)
-    words = sorted({word for caption in pairs.captions.to_pylist() for word in caption.split()})
-    rows = np.array([[word in text.split() for word in words] for text in pairs.captions.to_pylist()], dtype=np.float32)
-    writer = SidecarWriter(folder, np.float32, (len(words),))
-    for shard in range(2):
-        own = pairs.shard == shard
-        writer.write_shard(f"train/{shard:05d}", pa.array(keys.filter(pa.array(own))), rows[own])
-    writer.finish(["train/00000", "train/00001"], "toy", {}, {}, "test")
-    return folder
-
-
-def _paths(toy_data, folder: Path) -> Paths:
-    return Paths(*toy_data, folder / "model", folder / "log")
+def _paths(toy_data, folder: Path, features: Path | None = None) -> Paths:
+    return Paths(*toy_data, folder / "model", folder / "log", features=features)
 
 
 @pytest.mark.slow
 def test_a_run_with_a_teacher_publishes_what_it_cost_and_came_from(toy_data, params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    teacher = {"sidecar": str(_write_teacher(toy_data, tmp_path / "teacher")), "components": 6}
+    write_features(toy_data, tmp_path / "features")
+    method = {**PROTOCLIP, "teacher": {"components": 6}}
+    taught = {"recipes.clip.method": method, "runs.toy-s0.features": "rows", "features": {"rows": ENTRY}}
     costs = {}
-    for name, method in (("clip", {"kind": "clip"}), ("protoclip", {**PROTOCLIP, "teacher": teacher})):
-        pretrain("toy-s0", params(**{"recipes.clip.method": method}), _paths(toy_data, tmp_path / name))
+    for name, changes, features in (("clip", {}, None), ("protoclip", taught, tmp_path / "features")):
+        pretrain("toy-s0", params(**changes), _paths(toy_data, tmp_path / name, features))
         costs[name] = json.loads((tmp_path / name / "log/summary.json").read_text())["cost"]
     ours = costs["protoclip"]
     assert ours["embed_seconds"] > 0 < ours["episode_seconds"]
@@ -324,14 +310,28 @@ def test_a_run_with_a_teacher_publishes_what_it_cost_and_came_from(toy_data, par
     assert 1.2 < ours["flops"] / costs["clip"]["flops"] < 1.6
     assert ours["inference_params"] == costs["clip"]["inference_params"]
     manifest = json.loads((tmp_path / "protoclip/model/manifest.json").read_text())
-    assert "teacher" in manifest["inputs"]
+    assert manifest["inputs"].keys() == {"raw", "valid", "features"}
     curve = tmp_path / "protoclip/log/plots/metrics/train/image_finds_teacher_cluster.tsv"
     assert len(curve.read_text().splitlines()) == 1 + 10
 
 
 def test_a_teacher_that_is_missing_is_refused_before_any_work(toy_data, params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    method = {**PROTOCLIP, "teacher": {"sidecar": "nowhere"}}
-    with pytest.raises(DataError, match="nowhere"):
-        pretrain("toy-s0", params(**{"recipes.clip.method": method}), _paths(toy_data, tmp_path))
+    method = {**PROTOCLIP, "teacher": {}}
+    taught = {"recipes.clip.method": method, "runs.toy-s0.features": "rows", "features": {"rows": ENTRY}}
+    with pytest.raises(DataError, match=r"there are no features in .*nowhere"):
+        pretrain("toy-s0", params(**taught), _paths(toy_data, tmp_path, tmp_path / "nowhere"))
     assert not (tmp_path / "work").exists()
+
+
+def test_against_frozen_text_the_teacher_is_whole_and_the_student_sees_one_row(params):
+    method = {**PROTOCLIP, "teacher": TEACHER}
+    recipe = load_recipe(params(**{"recipes.clip.method": method, "recipes.clip.towers": towers()}), "clip")
+    built = build_method(recipe, 0, text_facts())[0].eval()
+    batch = {**batch_of(0), "text_rows": torch.randn(ROWS, 3, 24), "features": torch.randn(ROWS, 3, 24)}
+    assert torch.equal(built.encode(batch)["text"], batch["text_rows"][:, 0])
+    assert torch.equal(built.snapshot(batch)["teacher"], batch["features"])
+    assert built.encode(batch)["image"].shape == (ROWS, 24)
+    assert built.heads["image"][0].in_features == 24
+    image = {name for group in built.param_groups(0.1) if group.name == "image" for name, _ in group.params}
+    assert {name.split(".")[1] for name in image} == {"visual", "head"}

@@ -14,11 +14,12 @@ from training.models.build import build_method
 CASE = case_a()
 
 
-def published(rows=slice(0, None), weight=float(CASE["loss_ssl_scale"])):
+def published(rows=slice(0, None), weight=float(CASE["loss_ssl_scale"]), step=0, warmup_steps=0):
     """SLIP's losses on the published inputs, whose head has been applied already."""
     method = Slip.__new__(Slip)
     nn.Module.__init__(method)
-    settings = {"kind": "slip", "ssl_weight": weight, "temperature": float(CASE["loss_tau"])}
+    settings = {"kind": "slip", "ssl_weight": weight, "ssl_warmup_steps": warmup_steps}
+    settings["temperature"] = float(CASE["loss_tau"])
     method.config = parse(SlipConfig, settings, "method")
     method.model = nn.Module()
     method.model.logit_scale = nn.Parameter(torch.tensor(float(CASE["loss_log_scale"]), dtype=torch.float64))
@@ -36,7 +37,7 @@ def published(rows=slice(0, None), weight=float(CASE["loss_ssl_scale"])):
         "ssl_pooled_1": inputs["aug1_embed"],
         "ssl_pooled_2": inputs["aug2_embed"],
     }
-    return method, inputs, method.losses(GatheredFeatures(features, rows), 0)
+    return method, inputs, method.losses(GatheredFeatures(features, rows), step)
 
 
 def test_losses_and_gradients_are_those_of_the_published_code():
@@ -61,6 +62,14 @@ def test_the_weight_scales_the_further_term_alone():
     one, half = published()[2].losses, published(weight=0.5)[2].losses
     assert half["contrastive_loss"] == one["contrastive_loss"]
     assert half["simclr_loss"].item() == pytest.approx(one["simclr_loss"].item() / 2, rel=1e-12)
+
+
+def test_the_weight_rises_over_the_warm_up():
+    whole = published()[2].losses
+    for step, share in ((0, 0.0), (1, 0.1), (9, 0.9), (10, 1.0), (11, 1.0)):
+        losses = published(step=step, warmup_steps=10)[2].losses
+        assert losses["contrastive_loss"] == whole["contrastive_loss"]
+        assert losses["simclr_loss"].item() == pytest.approx(share * whole["simclr_loss"].item(), rel=1e-12, abs=0)
 
 
 def test_captions_are_compared_with_the_plain_view_only(params, colour_batch):

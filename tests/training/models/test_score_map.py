@@ -9,11 +9,14 @@ from training.data.views import ContainingView, ViewsConfig
 from training.models.masking_config import AttentiveMasking, num_blocks_kept
 from training.models.score_map import (
     block_means,
+    map_entropy,
     map_scores,
+    object_areas,
     object_coverage,
     patches_of,
     ranked_blocks,
     resample_matrix,
+    share_on_kept,
 )
 
 CASE = case_a()
@@ -161,3 +164,36 @@ def test_coverage_is_that_counted_pixel_by_pixel():
                 shares.append(sum(inside) / 100)
             assert float(covered[0, row, column]) == pytest.approx(max(shares), abs=1e-12)
     assert torch.equal(covered[1], covered[0].flip(1)) and covered.sum() > 0
+
+
+def test_areas_are_those_counted_pixel_by_pixel_each_object_by_itself():
+    box = torch.tensor([[10, 20, 40, 30, 0], [10, 20, 40, 30, 1]])
+    objects = torch.tensor([[[0, 0, 25, 31], [12, 22, 20, 9], [45, 45, 100, 3], [12, 22, 0, 9]]]).expand(2, -1, -1)
+    areas = object_areas(objects, box, (4, 3))
+    for row in range(4):
+        for column in range(3):
+            inside = [
+                top <= y < top + height and left <= x < left + width
+                for top, left, height, width in objects[0].tolist()
+                for y in range(10 + 10 * row, 20 + 10 * row)
+                for x in range(20 + 10 * column, 30 + 10 * column)
+            ]
+            assert float(areas[0, row, column]) == pytest.approx(sum(inside) / 100, abs=1e-12)
+    assert torch.equal(areas[1], areas[0].flip(1)) and areas.max() > 1  # two objects lie on one patch
+
+
+def test_the_share_on_kept_patches_is_unknown_where_no_area_is():
+    areas = torch.tensor([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 3.0], [0.0, 0.0]]])
+    shares = share_on_kept(areas, torch.tensor([[0, 2], [0, 1], [0, 2]]))
+    assert shares.tolist()[::2] == [0.75, 0.0] and shares[1].isnan()
+    assert share_on_kept(areas, torch.arange(4).expand(3, -1)).tolist()[::2] == [1.0, 1.0]
+
+
+def test_entropy_is_1_for_a_uniform_map_0_for_a_point_and_blind_to_scale():
+    point = torch.zeros(4, 4)
+    point[1, 2] = 0.3
+    half = torch.cat([torch.full((2, 4), 0.1), torch.zeros(2, 4)])  # uniform on 8 of 16: log 8 / log 16
+    maps = torch.stack([torch.full((4, 4), 0.05), point, half])
+    assert map_entropy(maps).tolist() == pytest.approx([1.0, 0.0, 0.75], abs=1e-7)
+    assert map_entropy(7 * maps).tolist() == pytest.approx(map_entropy(maps).tolist(), abs=1e-7)
+    assert map_entropy(torch.ones(2, 1, 1)).isnan().all() and map_entropy(torch.zeros(2, 3, 3)).isnan().all()

@@ -1,0 +1,135 @@
+"""What turns captions into rows: a sentence encoder, or a frozen language model and its facets."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from assets.embedding import multilingual, sentences
+from assets.embedding.encoder import TextEncoder
+from assets.features.config import FacetFeatures, FacetTexts, FeaturesConfig, SentenceFeatures
+from assets.language.facet_encoder import FacetEncoder
+from assets.language.model_files import load_language_model
+from assets.language.queries import unit
+
+LANGUAGE_MODELS = Path("work") / "language_models"
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TextGroup:
+    """Slots that are made together of the same captions.
+
+    Attributes:
+        caption: Name of the caption.
+        facets: The slots' names.
+        texts: How a language model is asked; None for a sentence encoder.
+    """
+
+    caption: str
+    facets: tuple[str, ...]
+    texts: FacetTexts | None = None
+
+
+class RowEncoder(Protocol):
+    """An encoder as the stage sees it.
+
+    Attributes:
+        width: D.
+        facts: What rows depend on, for the manifest.
+    """
+
+    width: int
+    facts: dict[str, Any]
+
+    def encode(self, captions: Sequence[str], group: TextGroup) -> Rows:
+        """Return unit rows, [n, facets of the group, D]."""
+        ...
+
+    def tokens(self, captions: Sequence[str], group: TextGroup) -> int:
+        """Count the tokens that these captions cost."""
+        ...
+
+    def cut(self) -> int:
+        """Return how many captions have been cut so far because they were too long."""
+        ...
+
+
+class Sentences:
+    """A sentence encoder."""
+
+    def __init__(self, config: SentenceFeatures, device: torch.device) -> None:
+        english = config.encoder == "minilm"
+        self._encoder: TextEncoder = (
+            sentences.SentenceEncoder(device) if english else multilingual.MultilingualEncoder()
+        )
+        module = sentences if english else multilingual
+        self.width = module.WIDTH
+        self.facts: dict[str, Any] = {"model": module.PACKAGE, "version": importlib.metadata.version(module.PACKAGE)}
+
+    def encode(self, captions: Sequence[str], group: TextGroup) -> Rows:
+        """Return unit rows, [n, 1, D]."""
+        return unit(np.asarray(self._encoder.embed(list(captions)), dtype=np.float32))[:, None]
+
+    def tokens(self, captions: Sequence[str], group: TextGroup) -> int:
+        """Count words, which is near enough."""
+        return sum(len(caption.split()) + 2 for caption in captions)
+
+    def cut(self) -> int:
+        """Return 0: sentence encoders do not tell."""
+        return 0
+
+
+class Facets:
+    """A frozen language model."""
+
+    def __init__(self, config: FacetFeatures, device: torch.device) -> None:
+        loaded = load_language_model(config.model, LANGUAGE_MODELS, device, config.compute)
+        self._encoder = FacetEncoder(
+            loaded,
+            config.prompt_set,
+            layer=config.layer,
+            positions=config.positions,
+            max_caption_tokens=config.max_caption_tokens,
+        )
+        self.width = self._encoder.width
+        self.facts = self._encoder.facts
+
+    def encode(self, captions: Sequence[str], group: TextGroup) -> Rows:
+        """Return unit rows, [n, F, D]."""
+        assert group.texts is not None
+        return unit(self._encoder.encode(captions, group.texts.wrapper, group.texts.facets))
+
+    def tokens(self, captions: Sequence[str], group: TextGroup) -> int:
+        """Count the tokens of prefix and facets."""
+        assert group.texts is not None
+        return int(self._encoder.tokens(captions, group.texts.wrapper, group.texts.facets).sum())
+
+    def cut(self) -> int:
+        """Return how many captions have been cut so far."""
+        return self._encoder.num_cut
+
+
+def groups_of(config: FeaturesConfig) -> list[TextGroup]:
+    """List the groups of slots of a config; the slots of all groups in order are those of the rows."""
+    if isinstance(config, SentenceFeatures):
+        return [TextGroup(caption, ("sentence",)) for caption in config.captions]
+    return [TextGroup(texts.caption, texts.facets, texts) for texts in config.texts]
+
+
+def make_encoder(config: FeaturesConfig, device: torch.device) -> RowEncoder:
+    """Load the encoder of a config.
+
+    Args:
+        config: The entry of params.yaml.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: Its model is not there.
+    """
+    return Sentences(config, device) if isinstance(config, SentenceFeatures) else Facets(config, device)

@@ -1,0 +1,83 @@
+"""Read the export of a recipe whose text is frozen: the image side, and what is needed to embed texts for it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from assets.errors import DataError, message
+from assets.text_rows import TextFacts
+from training.models.build import FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE, build_model, image_size
+from training.models.frozen_text import FrozenTextModel
+
+_AGAIN = 'run "dvc repro pretrain"'
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenTextExport:
+    """An export in memory.
+
+    Attributes:
+        model: In evaluation mode; its scale and bias belong to the cosine.
+        preprocess: Picture -> tensor [3, S, S], as open_clip's exports do it.
+        text: Slots in the order of the cache, those that training saw, the means to take off (with ``center``), and
+            in ``features`` the config of the stage that made the rows, which names the language model.
+    """
+
+    model: FrozenTextModel
+    preprocess: Callable[[Any], Tensor]
+    text: TextFacts
+
+    def encode_images(self, image: Tensor) -> Tensor:
+        """Embed preprocessed pictures, [B, 3, S, S], in unit-norm features, [B, D]."""
+        return self.model.encode_image(image, normalize=True)
+
+
+def is_frozen_text_export(folder: Path) -> bool:
+    """Say whether a model folder is one for :func:`load_export`; those of other recipes load in open_clip."""
+    return (folder / FROZEN_TEXT_CONFIG_FILE).is_file()
+
+
+def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextExport:
+    """Load the export of a recipe whose text is frozen.
+
+    Args:
+        folder: The model folder.
+        device: Where the model goes; None for the CPU.
+
+    Raises:
+        DataError: A file is missing, or config and weights do not fit.
+    """
+    for name in (FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise DataError(message(f"{folder} holds no export with frozen text: {name} is missing", fix=_AGAIN))
+    try:
+        config = json.loads((folder / FROZEN_TEXT_CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+        means = tensors["slot_means"].numpy() if "slot_means" in tensors else None
+        model: Any = build_model(config["model_cfg"], means)
+        model.load_state_dict(tensors)
+        facts = _text_facts(config["model_cfg"], means)
+        shown = PreprocessCfg(size=image_size(config["model_cfg"]), **config["preprocess_cfg"])
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise DataError(message(f"the export in {folder} does not load ({text})", fix=_AGAIN)) from error
+    if facts.center and means is None:
+        raise DataError(message(f"the export in {folder} centres its text, and lacks the means", fix=_AGAIN))
+    model = model.to(device or torch.device("cpu")).eval()
+    preprocess: Any = image_transform_v2(shown, is_train=False)
+    return FrozenTextExport(model, preprocess, facts)
+
+
+def _text_facts(config: dict[str, Any], means: Any) -> TextFacts:
+    text = config["frozen_text_cfg"]
+    slots = tuple((str(caption), str(facet)) for caption, facet in text["slots"])
+    chosen = tuple(slots.index((str(caption), str(facet))) for caption, facet in text["trained_slots"])
+    return TextFacts(slots, chosen, config["embed_dim"], text["center"], means, text["features"])
