@@ -2,7 +2,8 @@
 
 Run ``python benchmarks/text_cache.py`` in the repository root; it writes benchmarks/results/text_cache.json. One
 thread, CPU seconds, the ways interleaved within each round; a figure is the median over the rounds. Captions of 30 and
-of 100 tokens are cut from running text; the throughput is that of emoji scenes' captions, most of which are distinct.
+of 100 tokens are cut from running text; the throughput is that of emoji scenes' captions, most of which are distinct,
+alone and with long ones among them.
 """
 
 import statistics
@@ -97,10 +98,19 @@ def hub_loop(loaded: LoadedModel, texts: list[str]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def throughput(loaded: LoadedModel, prompts: str) -> dict[str, Any]:
-    """Compare one facet of real captions with the loop above."""
+def scene_captions(long_every: int) -> list[str]:
+    """Return captions of scenes, of which every so many is a long description; 0 for none."""
     source = open_source(load_dataset(Path("profiles/demo.yaml"), "emoji").source)
-    captions = [sample.caption for sample in source.samples("train", 0, SCENES)]
+    samples = enumerate(source.samples("train", 0, SCENES))
+    return [
+        sample.metadata["captions"]["long"] if long_every and number % long_every == 0 else sample.caption
+        for number, sample in samples
+    ]
+
+
+def throughput(loaded: LoadedModel, prompts: str, long_every: int) -> dict[str, Any]:
+    """Compare one facet of real captions with the loop above."""
+    captions = scene_captions(long_every)
     chosen = prompt_set(prompts)
     encoder = FacetEncoder(loaded, chosen)
     around, facet = chosen.wrapper("short"), chosen.facets[0]
@@ -137,7 +147,13 @@ def main() -> None:
                 prompts: {f"{length}_tokens": shared_prefix(loaded, prompts, length) for length in LENGTHS}
                 for prompts in BUILT_IN
             },
-            "one_facet": {prompts: throughput(loaded, prompts) for prompts in BUILT_IN},
+            "one_facet": {
+                prompts: {
+                    "captions": throughput(loaded, prompts, 0),
+                    "one_in_four_is_long": throughput(loaded, prompts, 4),
+                }
+                for prompts in BUILT_IN
+            },
         },
     )
 

@@ -3,6 +3,7 @@
 EVALUATORS = {
     "zero_shot": "evaluation.zero_shot:ZeroShot",
     "retrieval": "evaluation.retrieval:Retrieval",
+    "caption_retrieval": "evaluation.caption_retrieval:CaptionRetrieval",
     "linear_probe": "evaluation.linear_probe:LinearProbe",
     "nearest_neighbours": "evaluation.nearest_neighbours:NearestNeighbours",
 }

@@ -31,12 +31,14 @@ class Result:
         intervals: Suite -> metric -> (low, high), for the metrics that have a 95 % interval.
         tables: File stem -> rows, written as ``<stem>.parquet``; every row has the same keys.
         documents: File stem -> JSON value, written as ``<stem>.json``.
+        notes: What was left out and why, for the log.
     """
 
     metrics: dict[str, dict[str, float | int]]
     intervals: dict[str, dict[str, Interval]]
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
     documents: dict[str, Any] = field(default_factory=dict[str, Any])
+    notes: list[str] = field(default_factory=list[str])
 
 
 class Evaluator(Protocol):
@@ -45,7 +47,7 @@ class Evaluator(Protocol):
     Attributes:
         Config: The evaluator's own section, below ``evaluation.evaluators`` in params.yaml.
         needs: Split role -> what to extract for each of its samples: ``"images"``, ``"captions"``, ``"pooled"``
-            (image features before the projection).
+            (image features before the projection), ``"further_captions"`` (texts of KEY.json, not encoded).
     """
 
     Config: ClassVar[type[Section]]

@@ -15,7 +15,7 @@ from assets.progress import Stage
 from assets.section import parse
 from evaluation.base import Evaluator, Result, entry_modules, evaluator_class, evaluator_config
 from evaluation.config import EvaluationConfig
-from evaluation.encoder import Encoder, pick_device
+from evaluation.encoder import load_encoder
 from evaluation.features import Batches, extract
 from evaluation.intervals import Bootstrap
 from evaluation.nested import flatten, rounded
@@ -44,13 +44,15 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         key: evaluator_class(key)(evaluator_config(key, values), bootstrap) for key, values in config.evaluators.items()
     }
     with Stage(f"evaluate@{name}") as stage:
-        encoder = Encoder(model, pick_device(machine), config.batch_size, machine.threads)
+        encoder = load_encoder(model, machine, config.batch_size, stage)
         batches = Batches(config.batch_size, machine.workers)
         features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage, params)
         results = {key: evaluator.run(features) for key, evaluator in evaluators.items()}
         for key, result in results.items():
             if not result.metrics:
                 stage.log.warning("%s: %s has no split of role %s", raw, key, " or ".join(evaluators[key].needs))
+            for note in result.notes:
+                stage.log.warning("%s: %s", key, note)
         with atomic_folder(out) as folder:
             write_results(folder, results)
             counts = {f"images_{split.split}": len(split.keys) for split in features.splits}

@@ -1,7 +1,7 @@
 """One pass over the evaluation data per model: every feature that any evaluator needs, extracted once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,18 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from assets.features.captions import read_further_captions
 from assets.progress import Stage
 from evaluation.encoder import Encoder
-from evaluation.samples import ClassFacts, SplitFacts, dataset_classes, dataset_splits, read_dataset, split_pairs
+from evaluation.samples import (
+    ClassFacts,
+    dataset_classes,
+    dataset_languages,
+    dataset_splits,
+    read_dataset,
+    split_pairs,
+)
+from evaluation.sides import TextSide, distinct
 from training.data.pairs import PairReader, Pairs
 
 Array = npt.NDArray[np.float32]
@@ -33,6 +42,8 @@ class SplitFeatures:
         text_features: Unit norm, [u, D], or None.
         text_rows: Row of each sample's caption in ``texts``, [n], or None.
         pooled_features: Before the projection, not normalised, [n, W], or None when they were not asked for.
+        further_captions: Name -> the caption of that name in each sample's KEY.json, [n], None for samples that lack
+            it; empty when they were not asked for.
     """
 
     split: str
@@ -45,6 +56,7 @@ class SplitFeatures:
     text_features: Array | None
     text_rows: npt.NDArray[np.int64] | None
     pooled_features: Array | None = None
+    further_captions: Mapping[str, Sequence[str | None]] = field(default_factory=dict[str, Sequence[str | None]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,14 @@ class Features:
     Attributes:
         splits: The splits that were asked for, sorted by name.
         classes: The zero-shot classes.
-        encode_captions: Captions -> unit-norm features [len, D], for prompts.
+        text: The text side, for prompts and further captions.
+        languages: Languages of the data set's captions, as dataset.json lists them.
     """
 
     splits: tuple[SplitFeatures, ...]
     classes: tuple[ClassFacts, ...]
-    encode_captions: Callable[[Sequence[str]], Array]
+    text: TextSide
+    languages: tuple[str, ...] = ()
 
     def with_role(self, role: str) -> list[SplitFeatures]:
         """Return the splits of one role, sorted by suite."""
@@ -103,13 +117,6 @@ class Batches:
         yield from loader
 
 
-def distinct(captions: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Return the distinct captions in order of first appearance, and the place of each caption among them."""
-    places: dict[str, int] = {}
-    rows = np.array([places.setdefault(caption, len(places)) for caption in captions], dtype=np.int64)
-    return list(places), rows
-
-
 def extract(
     encoder: Encoder,
     raw: Path,
@@ -125,7 +132,8 @@ def extract(
         encoder: The model.
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
-        needs: Split role -> ``"images"``, ``"pooled"`` and ``"captions"`` as wanted; images always come.
+        needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"`` and ``"further_captions"`` as wanted; images
+            always come.
         batches: How pictures are read.
         stage: For progress.
         params: The params.yaml, which names the store when shards are URLs.
@@ -135,41 +143,45 @@ def extract(
     """
     dataset = read_dataset(raw)
     splits = [(facts, *split_pairs(raw, valid, facts, params)) for facts in dataset_splits(dataset, needs, raw)]
+    # texts come first: where their encoder is missing, no picture is read in vain
+    texts = [
+        _split_texts(pairs, encoder.text if "captions" in needs[facts.role] else None) for facts, pairs, _ in splits
+    ]
+    further = [
+        read_further_captions(raw, valid, facts.name, pairs.cache, stage)
+        if "further_captions" in needs[facts.role]
+        else {}
+        for facts, pairs, _ in splits
+    ]
     found: list[SplitFeatures] = []
     with stage.progress("encode", sum(len(pairs) for _, pairs, _ in splits), "image") as progress:
-        for facts, pairs, class_ids in splits:
-            wanted = needs[facts.role]
+        for number, (facts, pairs, class_ids) in enumerate(splits):
             parts: list[Array] = []
             pooled: list[Array] = []
             for batch in encoder.encode_images(batches.of(_Images(pairs, encoder.preprocess_array))):
                 parts.append(batch.image_features)
-                if "pooled" in wanted:
+                if "pooled" in needs[facts.role]:
                     pooled.append(batch.pooled_features)
                 progress.advance(len(batch.image_features))
-            split = _split_features(
-                facts, pairs, class_ids, np.concatenate(parts), encoder if "captions" in wanted else None
+            found.append(
+                SplitFeatures(
+                    facts.name,
+                    facts.role,
+                    facts.suite,
+                    pairs.keys.to_pylist(),
+                    np.concatenate(parts),
+                    class_ids,
+                    *texts[number],
+                    np.concatenate(pooled) if pooled else None,
+                    further[number],
+                )
             )
-            found.append(replace(split, pooled_features=np.concatenate(pooled)) if pooled else split)
-    return Features(tuple(found), dataset_classes(dataset), encoder.encode_captions)
+    return Features(tuple(found), dataset_classes(dataset), encoder.text, dataset_languages(dataset))
 
 
-def _split_features(
-    facts: SplitFacts,
-    pairs: Pairs,
-    class_ids: tuple[int, ...] | None,
-    image_features: Array,
-    encoder: Encoder | None,
-) -> SplitFeatures:
-    """Put a split together; captions are encoded when there is an encoder, equal ones once."""
-    texts, text_rows = distinct(pairs.captions.to_pylist())
-    return SplitFeatures(
-        split=facts.name,
-        role=facts.role,
-        suite=facts.suite,
-        keys=pairs.keys.to_pylist(),
-        image_features=image_features,
-        class_ids=class_ids,
-        texts=texts if encoder else [],
-        text_features=encoder.encode_captions(texts) if encoder else None,
-        text_rows=text_rows if encoder else None,
-    )
+def _split_texts(pairs: Pairs, text: TextSide | None) -> tuple[list[str], Array | None, npt.NDArray[np.int64] | None]:
+    """Return distinct captions, their features and the row of each sample's; nothing where no side is given."""
+    if text is None:
+        return [], None, None
+    texts, rows = distinct(pairs.captions.to_pylist())
+    return texts, text.encode(texts), rows

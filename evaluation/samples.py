@@ -101,6 +101,11 @@ def dataset_classes(dataset: dict[str, Any]) -> tuple[ClassFacts, ...]:
     return tuple(ClassFacts(**{name: facts[name] for name in names}) for facts in dataset.get("classes", []))
 
 
+def dataset_languages(dataset: dict[str, Any]) -> tuple[str, ...]:
+    """Return the languages of the captions in the order of dataset.json."""
+    return tuple(str(language) for language in dataset.get("languages", []))
+
+
 def split_pairs(raw: Path, valid: Path, split: SplitFacts, params: Path) -> tuple[Pairs, tuple[int, ...] | None]:
     """Return the accepted samples of a split, and their classes if it has classes.
 

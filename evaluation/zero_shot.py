@@ -86,7 +86,7 @@ class ZeroShot:
         """Classify the images of every split of the role ``zero_shot``.
 
         Args:
-            features: Image features of the splits, the classes, and the text tower.
+            features: Image features of the splits, the classes, and the text side.
 
         Returns:
             Metrics and intervals per suite, and the table ``per_class``.
@@ -107,7 +107,7 @@ class ZeroShot:
         """Return the unit-norm mean over templates, [C, D]."""
         templates = self._config.templates
         prompts = [fill(template, facts) for facts in features.classes for template in templates]
-        text_features = features.encode_captions(prompts)  # [C * templates, D]
+        text_features = features.text.encode(prompts)  # [C * templates, D]
         means = text_features.reshape(len(features.classes), len(templates), -1).mean(axis=1)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 

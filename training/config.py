@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from assets.config import entry, read_sections
 from assets.errors import ConfigError, message
-from assets.features.config import NO_FEATURES, load_features
+from assets.features.config import INDEX_CAPTION, NO_FEATURES, load_features
 from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
@@ -188,6 +188,9 @@ class RecipeConfig(Section):
     """``kind`` names the method, the rest is that method's own Config."""
     towers: Towers
     views: ViewsConfig
+    captions: tuple[str, ...] = Field(default=(INDEX_CAPTION,), min_length=1)
+    """Which captions of a pair a text tower learns from; each visit draws one of them, all equally likely. ``caption``
+    is that of the index, other names are those in ``captions`` of KEY.json, such as a language or ``long``."""
     budget: BudgetConfig
     optim: OptimConfig
     precision: Literal["fp32", "bf16"]
@@ -213,6 +216,15 @@ class RecipeConfig(Section):
         kind = self.method.get("kind")
         if kind not in METHODS:
             raise ValueError("method.kind: " + unknown(str(kind), list(METHODS), "method"))
+        return self
+
+    @model_validator(mode="after")
+    def _fitting_captions(self) -> "RecipeConfig":
+        if len(set(self.captions)) < len(self.captions):
+            raise ValueError(message("captions named twice", ", ".join(self.captions), "each once"))
+        if self.frozen_text is not None and self.captions != (INDEX_CAPTION,):
+            fix = "leave captions out, and choose among the slots of its features with towers.text.slots"
+            raise ValueError(message("captions have no meaning with towers.text of kind frozen", fix=fix))
         return self
 
     @property

@@ -136,6 +136,7 @@ def _train_and_publish(
         text_rows=data.features.training,
         boxes=needs.boxes,
         objects=needs.objects,
+        captions=recipe.captions,
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)

@@ -1,7 +1,7 @@
-"""The captions of accepted training pairs, shard by shard: that of the index, and others that KEY.json holds."""
+"""The captions of accepted pairs: that of the index, and others that KEY.json holds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from assets.shard_cache import ShardCache
 from assets.shard_download import is_url
 
 SPLIT = "train"
+_PLACE = ("metadata_offset", "metadata_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +56,92 @@ def read_captions(
         DataError: No pair is accepted, or some lack a caption of that name.
     """
     others = [name for name in names if name != INDEX_CAPTION]
-    columns = ["key", "shard", "caption", *(("metadata_offset", "metadata_size") if others else ())]
-    index = accepted_rows(raw, valid, columns, SPLIT)
-    codes = index.column("shard").combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))  # the index is in shard order
+    columns = ["key", "shard", "caption", *(_PLACE if others else ())]
+    shards = _by_shard(accepted_rows(raw, valid, columns, SPLIT))
     found: list[ShardCaptions] = []
     missing: dict[str, list[str]] = {name: [] for name in others}
-    with stage.progress("read captions", len(starts), "shard") as progress:
-        for number, (start, stop) in enumerate(pairwise([*starts.tolist(), len(codes)])):
-            rows = index.slice(start, stop - start)
+    with stage.progress("read captions", len(shards), "shard") as progress:
+        for number, rows in enumerate(shards):
             captions = {INDEX_CAPTION: rows.column("caption").to_pylist()} if INDEX_CAPTION in names else {}
             if others:
-                captions |= _from_json(raw, rows, others, cache, missing)
+                captions |= _named(raw, rows, others, cache, missing)
             keys: pa.StringArray = rows.column("key").combine_chunks()
             found.append(ShardCaptions(f"{SPLIT}/{number:05d}", keys, captions))
             progress.advance()
+    total = sum(map(len, shards))
     for name, keys in missing.items():
         if keys:
-            what = f"{len(keys)} of {len(index)} accepted pairs have no caption {name!r} in their KEY.json ({keys[0]})"
+            what = f"{len(keys)} of {total} accepted pairs have no caption {name!r} in their KEY.json ({keys[0]})"
             fix = f"drop it from the features, or ingest a source that writes captions.{name}"
             raise DataError(message(what, fix=fix))
     return found
 
 
-def _from_json(
+def read_further_captions(
+    raw: Path, valid: Path, split: str, cache: ShardCache | None, stage: Stage
+) -> dict[str, list[str | None]]:
+    """Read every caption that the accepted samples of a split have in KEY.json.
+
+    Args:
+        raw: Folder of ``ingest``.
+        valid: Folder of ``validate``.
+        split: The split.
+        cache: Knows the object store, for shards that lie in one.
+        stage: For progress.
+
+    Returns:
+        Name of a caption -> the caption of each sample in index order, None for those that lack it.
+
+    Raises:
+        DataError: No sample is accepted.
+    """
+    index = accepted_rows(raw, valid, ["key", "shard", *_PLACE], split)
+    shards = _by_shard(index)
+    found: dict[str, list[str | None]] = {}
+    row = 0
+    with stage.progress(f"read captions of {split}", len(shards), "shard") as progress:
+        for rows in shards:
+            for _, told in _told(raw, rows, cache):
+                for name, text in told.items():
+                    if isinstance(text, str):
+                        found.setdefault(name, [None] * len(index))[row] = text
+                row += 1
+            progress.advance()
+    return found
+
+
+def _by_shard(index: pa.Table) -> list[pa.Table]:
+    """Cut an index, which is in shard order, into its shards."""
+    codes = index.column("shard").combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return [index.slice(start, stop - start) for start, stop in pairwise([*starts.tolist(), len(codes)])]
+
+
+def _named(
     raw: Path, rows: pa.Table, names: Sequence[str], cache: ShardCache | None, missing: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Read captions of one shard out of the members KEY.json; keys that lack one are noted."""
-    shard: str = rows.column("shard")[0].as_py()
+    """Read captions of one shard by their names; keys that lack one are noted."""
     captions: dict[str, list[str]] = {name: [] for name in names}
-    places = zip(*(rows.column(name).to_pylist() for name in ("key", "metadata_offset", "metadata_size")), strict=True)
-    with open_shard(shard if is_url(shard) else str(raw / shard), cache) as stream:
-        for key, offset, size in places:
-            stream.seek(offset)
-            told = _told(stream.read(size))
-            for name in names:
-                text = told.get(name)
-                if not isinstance(text, str):
-                    missing[name].append(key)
-                captions[name].append(text if isinstance(text, str) else "")
+    for key, told in _told(raw, rows, cache):
+        for name in names:
+            text = told.get(name)
+            if not isinstance(text, str):
+                missing[name].append(key)
+            captions[name].append(text if isinstance(text, str) else "")
     return captions
 
 
-def _told(content: bytes) -> dict[str, Any]:
+def _told(raw: Path, rows: pa.Table, cache: ShardCache | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield key and ``captions`` of the samples of one shard, out of their members KEY.json."""
+    shard: str = rows.column("shard")[0].as_py()
+    places = zip(*(rows.column(name).to_pylist() for name in ("key", *_PLACE)), strict=True)
+    with open_shard(shard if is_url(shard) else str(raw / shard), cache) as stream:
+        for key, offset, size in places:
+            stream.seek(offset)
+            yield key, _captions(stream.read(size))
+
+
+def _captions(content: bytes) -> dict[str, Any]:
     """Return ``captions`` of a KEY.json; data of others may have anything there, or no such member."""
     try:
         captions = json.loads(content)["captions"]

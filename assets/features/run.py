@@ -111,7 +111,9 @@ def make_features(
         shards = read_captions(folders.raw, folders.valid, names, cache, stage)
         encoder = make_encoder(config, _device(machine))
         slots = [[group.caption, facet] for group in groups for facet in group.facets]
-        stage_config = config.model_dump(mode="json") | {
+        stage_config = {
+            "kind": config.kind,
+            "entry": config.model_dump(mode="json"),
             "slots": slots,
             "centred": config.dtype == "int8",
             "encoder": encoder.facts,

@@ -20,6 +20,7 @@ from assets.shards import ShardWriter
 from assets.sources.base import Sample
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple")
+GERMAN = dict(zip(COLOURS, ("rotes", "gruenes", "blaues", "gelbes", "weisses", "lila"), strict=True))
 SPLITS = {
     "test": ("retrieval", "in_domain", 30),
     "test_style": ("retrieval", "held_out_style", 30),
@@ -59,7 +60,12 @@ def sample(split: str, number: int, role: str) -> Sample:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     metadata = {"class_id": number % len(COLOURS)} if role == "zero_shot" else {}
-    return Sample(f"{split}-{number:04d}", stream.getvalue(), "png", f"a {inner} square on {outer}", metadata)
+    captions = {
+        "en": f"a {inner} square on {outer}",
+        "de": f"ein {GERMAN[inner]} Quadrat, ein {GERMAN[outer]} Bild",
+        "long": f"This is a picture of two plain colours. Its ground is {outer}. A {inner} square is in its middle.",
+    }
+    return Sample(f"{split}-{number:04d}", stream.getvalue(), "png", captions["en"], {**metadata, "captions": captions})
 
 
 def write_raw(folder: Path, splits: dict = SPLITS) -> Path:
@@ -79,6 +85,7 @@ def write_raw(folder: Path, splits: dict = SPLITS) -> Path:
     ]
     facts = {name: {"role": role, "domain": domain, "samples": n} for name, (role, domain, n) in splits.items()}
     card = {"name": "squares", "licence": "CC0", "attribution": ["nobody"], "splits": facts, "classes": classes}
+    card["languages"] = ["en", "de"]
     (folder / "dataset.json").write_text(json.dumps(card))
     write_manifest(folder, "raw", "squares", {}, {"samples": len(rows)}, {}, "0")
     return folder

@@ -7,15 +7,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from assets.config import MachineConfig
 from assets.errors import ConfigError, DataError
 from assets.manifest import read_manifest, verify_manifest
-from evaluation.encoder import Encoder
+from assets.progress import Stage
+from evaluation.encoder import load_encoder
 from evaluation.evaluate import evaluate
 from evaluation.nested import flatten, rounded
 from tests.evaluation.squares import EVALUATION, RUNS, SPLITS, sample, write_model, write_params, write_raw, write_valid
 
-CPU = torch.device("cpu")
+MACHINE = MachineConfig(workers=0, threads=1, device="cpu", tensorboard=False)
 
 
 def score(root, out, **changes):
@@ -132,22 +135,24 @@ def test_an_export_that_open_clip_cannot_load_is_refused(tmp_path):
     config["model_cfg"]["embed_dim"] = 24
     (model / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="does not load in open_clip"):
-        Encoder(model, CPU, 8)
+        load_encoder(model, MACHINE, 8, Stage("test"))
 
 
 def test_a_diverged_model_is_refused(tmp_path):
-    encoder = Encoder(write_model(tmp_path / "model"), CPU, 8)
-    with torch.no_grad():
-        encoder._model.visual.proj.fill_(float("nan"))
+    model = write_model(tmp_path / "model")
+    tensors = load_file(model / "open_clip_model.safetensors")
+    tensors["visual.proj"].fill_(float("nan"))
+    save_file(tensors, model / "open_clip_model.safetensors")
+    encoder = load_encoder(model, MACHINE, 8, Stage("test"))
     with pytest.raises(DataError, match="not finite"):
         list(encoder.encode_images([torch.zeros(1, 3, 32, 32)]))
 
 
 def test_short_last_batches_are_kept(squares, tmp_path):
-    one = Encoder(squares / "models/clip-s0", CPU, 4)
+    text = load_encoder(squares / "models/clip-s0", MACHINE, 4, Stage("test")).text
     captions = [f"a thing {i}" for i in range(9)]
-    assert one.encode_captions(captions).shape == (9, 16)
-    assert np.linalg.norm(one.encode_captions(captions), axis=1) == pytest.approx(np.ones(9), abs=1e-5)
+    assert text.encode(captions).shape == (9, 16)
+    assert np.linalg.norm(text.encode(captions), axis=1) == pytest.approx(np.ones(9), abs=1e-5)
 
 
 def test_one_evaluator_alone_reads_its_own_splits_only(squares, tmp_path):

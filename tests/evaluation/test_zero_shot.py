@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -79,7 +81,7 @@ def name_axes(prompts: list[str]) -> np.ndarray:
 def features(labels: list[int], images: np.ndarray, encode=None) -> Features:
     keys = [f"k{i}" for i in range(len(labels))]
     split = SplitFeatures("zs", "zero_shot", "in_domain", keys, images, tuple(labels), [], None, None)
-    return Features((split,), CLASSES, encode or name_axes)
+    return Features((split,), CLASSES, SimpleNamespace(encode=encode or name_axes))
 
 
 def evaluator(*templates: str) -> ZeroShot:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from pandas.util import hash_array
 
+from assets.features.config import INDEX_CAPTION
 from training.data.loader import Batch, StepDataset, ViewPlan
 from training.data.order import SampleOrder
 from training.data.pairs import Pairs
@@ -59,12 +60,12 @@ def whole_images(pairs: Pairs, plan: ViewPlan) -> list[Batch]:
 
     Args:
         pairs: A few thousand at most; all stay in memory.
-        plan: Its views are ignored.
+        plan: Its views are ignored, and so are captions of KEY.json.
 
     Returns:
         Batches that together hold every pair once; the last one may be short. Of frozen text they have the first slot.
     """
-    plan = dataclasses.replace(plan, views=_WHOLE, boxes=False, objects=False)
+    plan = dataclasses.replace(plan, views=_WHOLE, boxes=False, objects=False, captions=(INDEX_CAPTION,))
     return [
         _first_rows(StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0])
         for start in range(0, len(pairs), _ROWS)

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from assets.features.config import INDEX_CAPTION
 from assets.text_rows import TextRows
-from training.data.objects import ObjectBoxes
+from training.data.captions import draw_captions, refuse_missing_captions
+from training.data.metadata import MetadataReader, metadata_places
+from training.data.objects import object_boxes
 from training.data.order import SampleOrder
 from training.data.pairs import PairReader, Pairs
 from training.data.transforms import SampleDraws, side_of
@@ -27,11 +31,15 @@ Batch = dict[str, Tensor]
 ``NAME_box``, for methods that ask: top, left, height and width of a view in pixels of the whole image, and whether it
 is mirrored, int64 [B, 5]. ``objects``, likewise: boxes of objects (top, left, height, width), int64 [B, 16, 4].
 ``text``: token ids, int64 [B, T], for towers that accept it without the columns that are padding in all rows.
-``text_cut``: whether the caption was longer than the context, bool [B]. ``sample_id``: positions in the training pairs,
-int64 [B]. ``seed``: a number per sample and epoch on which the draws inside the method depend, int64 [B].
+``text_cut``: whether the caption was longer than the context, bool [B]. ``caption_missing``, where captions of KEY.json
+are drawn: whether the pair lacked the one drawn and shows that of the index, bool [B].
+``sample_id``: positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the draws
+inside the method depend, int64 [B].
 ``text_rows``, where text is frozen, in place of ``text`` and ``text_cut``: unit-norm rows of its slots, [B, R, D].
 ``features``, in snapshots for methods that ask: unit-norm rows of all slots, not centred, [B, R, D].
 """
+_MOST_PROBED = 32
+"""Pairs in which a named caption is looked for before it is refused: not each of them need have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class ViewPlan:
         text_rows: Name in the batch -> embeddings of the pairs, which are joined by key.
         boxes: Whether the batch tells the place of each view.
         objects: Whether the batch tells the places of objects.
+        captions: Those of which each visit tokenises one; ``caption`` is that of the index, others are in KEY.json.
     """
 
     views: Mapping[str, View]
@@ -57,6 +66,12 @@ class ViewPlan:
     text_rows: Mapping[str, TextRows] = field(default_factory=dict[str, TextRows])
     boxes: bool = False
     objects: bool = False
+    captions: tuple[str, ...] = (INDEX_CAPTION,)
+
+    @property
+    def draws_captions(self) -> bool:
+        """Whether some caption comes from KEY.json."""
+        return self.tokenize is not None and any(name != INDEX_CAPTION for name in self.captions)
 
 
 class StepDataset(Dataset[Batch]):
@@ -73,26 +88,44 @@ class StepDataset(Dataset[Batch]):
             world_size: Number of processes.
 
         Raises:
-            DataError: Text rows lack pairs; or the plan wants objects, and the source wrote none.
+            DataError: Text rows lack pairs; or the plan wants objects or captions that the source did not write.
         """
         self._pairs, self._order, self._plan = pairs, order, plan
         self._rank, self._world_size = rank, world_size
         self._rows = {name: text_rows.join(pairs.keys) for name, text_rows in plan.text_rows.items()}
         self._reader: PairReader | None = None
-        self._objects: ObjectBoxes | None = None
-        if plan.objects:  # a source without them is found here, and not in the first batch
-            ObjectBoxes(pairs).read(int(order.batch(0, rank, world_size)[0][0]))
+        self._places = metadata_places(pairs) if plan.objects or plan.draws_captions else None
+        self._metadata: MetadataReader | None = None
+        self._refuse_lacking()
+
+    def _refuse_lacking(self) -> None:
+        """Find a source without what the plan wants here, on every rank alike, and not in the first batch."""
+        if self._places is None:
+            return
+        reader, plan = MetadataReader(self._pairs, self._places), self._plan
+        first = self._order.batch(0)[0][:_MOST_PROBED].tolist()
+        if plan.objects:
+            object_boxes(reader.read(first[0]), reader.name(first[0]))
+        if plan.draws_captions:
+            refuse_missing_captions(plan.captions, map(reader.read, first), str(self._pairs.folder))
 
     def __getitem__(self, step: int) -> Batch:
         positions, epochs = self._order.batch(step, self._rank, self._world_size)
-        return {
-            **self._views(positions.tolist(), epochs.tolist()),
-            **self._text(positions),
-            "sample_id": torch.from_numpy(positions),
-        }
+        if self._reader is None:  # opened in the process that reads
+            self._reader = PairReader(self._pairs)
+            self._metadata = None if self._places is None else MetadataReader(self._pairs, self._places)
+        batch = self._views(self._reader, positions.tolist(), epochs.tolist())
+        metadata: list[dict[str, Any]] = []
+        if self._metadata is not None:
+            metadata = [self._metadata.read(position) for position in positions.tolist()]
+            if self._plan.objects:
+                names = map(self._metadata.name, positions.tolist())
+                boxes = [object_boxes(told, name) for told, name in zip(metadata, names, strict=True)]
+                batch["objects"] = torch.from_numpy(np.stack(boxes))
+        return {**batch, **self._text(positions, metadata, batch["seed"]), "sample_id": torch.from_numpy(positions)}
 
-    def _text(self, positions: NDArray[np.int64]) -> Batch:
-        """Tokenise the captions of some pairs, and read their rows."""
+    def _text(self, positions: NDArray[np.int64], metadata: list[dict[str, Any]], seed: Tensor) -> Batch:
+        """Tokenise one caption of each of some pairs, and read their rows."""
         plan = self._plan
         rows = {
             name: torch.from_numpy(text_rows.rows(self._rows[name][positions]))
@@ -100,14 +133,15 @@ class StepDataset(Dataset[Batch]):
         }
         if plan.tokenize is None:
             return rows
-        text, cut = plan.tokenize([self._pairs.captions[place].as_py() for place in positions.tolist()])
-        return {"text": trim_text(text) if plan.trim else text, "text_cut": cut, **rows}
+        captions: list[str] = [self._pairs.captions[place].as_py() for place in positions.tolist()]
+        drawn: Batch = {}
+        if plan.draws_captions:
+            captions, drawn["caption_missing"] = draw_captions(plan.captions, captions, metadata, seed)
+        text, cut = plan.tokenize(captions)
+        return {"text": trim_text(text) if plan.trim else text, "text_cut": cut, **drawn, **rows}
 
-    def _views(self, positions: list[int], epochs: list[int]) -> Batch:
+    def _views(self, reader: PairReader, positions: list[int], epochs: list[int]) -> Batch:
         """Read and cut the views of some pairs; with the samples' seeds, and places where the plan wants them."""
-        if self._reader is None:  # opened in the process that reads
-            self._reader = PairReader(self._pairs)
-            self._objects = ObjectBoxes(self._pairs) if self._plan.objects else None
         plan, count = self._plan, len(positions)
         sides = {name: side_of(view, plan.image_size) for name, view in plan.views.items()}
         images = {name: np.empty((count, side, side, 3), dtype=np.uint8) for name, side in sides.items()}
@@ -115,13 +149,11 @@ class StepDataset(Dataset[Batch]):
         seeds = np.empty(count, dtype=np.int64)
         for row, (position, epoch) in enumerate(zip(positions, epochs, strict=True)):
             draws = SampleDraws(plan.seed, epoch, self._pairs.keys[position].as_py())
-            for name, (pixels, crop) in self._reader.views(position, draws, plan.views, plan.image_size).items():
+            for name, (pixels, crop) in reader.views(position, draws, plan.views, plan.image_size).items():
                 images[name][row] = pixels
                 if plan.boxes:
                     boxes[f"{name}_box"][row] = crop.box
             seeds[row] = draws.seed
-        if self._objects is not None:
-            boxes["objects"] = np.stack([self._objects.read(position) for position in positions])
         return {
             **{name: torch.from_numpy(pixels).permute(0, 3, 1, 2) for name, pixels in images.items()},
             **{name: torch.from_numpy(box) for name, box in boxes.items()},

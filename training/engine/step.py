@@ -177,6 +177,8 @@ class Stepper:
         scalars = {"loss": total_loss(output), **output.losses, **output.logs}
         if "text_cut" in batch:  # frozen text has no tokens
             scalars["text_cut_share"] = batch["text_cut"].float().mean()
+        if "caption_missing" in batch:  # captions of KEY.json are drawn
+            scalars["caption_missing_share"] = batch["caption_missing"].float().mean()
         stacked = torch.stack(
             [*(value.detach().float() for value in scalars.values()), norm.new_tensor(stop, dtype=torch.float32)]
         )

@@ -23,15 +23,12 @@ from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
 from training.methods.base import ImageInput, Method, MethodConfig
+from training.models.export_files import CONFIG_FILE, FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE
 from training.models.frozen_text import FrozenTextModel
 from training.models.image_pass import num_patches
 from training.models.masking import check_masking
 from training.models.masking_config import AttentiveMasking, NoMasking
 
-WEIGHTS_FILE = "open_clip_model.safetensors"
-CONFIG_FILE = "open_clip_config.json"
-FROZEN_TEXT_CONFIG_FILE = "clipfoundry_config.json"
-"""Stands in place of open_clip's where there is no text tower."""
 _TEXT = "frozen_text_cfg"
 
 

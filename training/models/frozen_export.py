@@ -14,7 +14,7 @@ from torch import Tensor
 
 from assets.errors import DataError, message
 from assets.text_rows import TextFacts
-from training.models.build import FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE, build_model, image_size
+from training.models.export_files import FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE
 from training.models.frozen_text import FrozenTextModel
 
 _AGAIN = 'run "dvc repro pretrain"'
@@ -62,10 +62,10 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
         config = json.loads((folder / FROZEN_TEXT_CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
         means = tensors["slot_means"].numpy() if "slot_means" in tensors else None
-        model: Any = build_model(config["model_cfg"], means)
+        model = FrozenTextModel(config["model_cfg"], means)
         model.load_state_dict(tensors)
         facts = _text_facts(config["model_cfg"], means)
-        shown = PreprocessCfg(size=image_size(config["model_cfg"]), **config["preprocess_cfg"])
+        shown = PreprocessCfg(size=config["model_cfg"]["vision_cfg"]["image_size"], **config["preprocess_cfg"])
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
         raise DataError(message(f"the export in {folder} does not load ({text})", fix=_AGAIN)) from error

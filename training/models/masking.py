@@ -115,6 +115,15 @@ def check_masking(masking: BlockMasking, visual: nn.Module, has_ema_tower: bool)
                 fix="choose another block, image_size or patch_size",
             )
         )
+    blocks = rows * columns // masking.block**2
+    if masking.rounding == "down" and masking.keep * blocks < 1:
+        least = f"at least {1 / blocks:.3g}"
+        raise ConfigError(message(f"masking.keep leaves none of the {blocks} blocks", masking.keep, least))
+    if num_blocks_kept(masking, rows * columns) == blocks:
+        fix = 'choose less, or set masking to {"kind": "none"}'
+        raise ConfigError(
+            message(f"masking.keep leaves all of the {blocks} blocks, so nothing is masked", masking.keep, fix=fix)
+        )
     if isinstance(masking, AttentiveMasking) and not has_ema_tower:
         raise ConfigError(
             message(

@@ -12,7 +12,8 @@ from assets.index import index_row, rows_table, write_table
 from assets.shards import ShardWriter
 from assets.sources.base import Sample
 from training.data.loader import StepDataset, ViewPlan
-from training.data.objects import MOST_OBJECTS, ObjectBoxes
+from training.data.metadata import MetadataReader, metadata_places
+from training.data.objects import MOST_OBJECTS, object_boxes
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
 from training.data.tokens import CaptionTokenizer
@@ -56,7 +57,8 @@ def batch_of(pairs):
 
 
 def test_boxes_are_read_by_key_largest_first_in_a_fixed_number(pairs):
-    boxes = [ObjectBoxes(pairs).read(position) for position in range(len(pairs))]
+    reader = MetadataReader(pairs, metadata_places(pairs))
+    boxes = [object_boxes(reader.read(position), reader.name(position)) for position in range(len(pairs))]
     assert all(box.shape == (MOST_OBJECTS, 4) for box in boxes)
     for position, box in enumerate(boxes):
         assert box[0, 2:].tolist() == [16, 20] and (box[0, :2] < 24).all()
@@ -94,9 +96,10 @@ def test_the_first_view_and_the_seeds_are_those_of_a_plan_without_others(pairs):
 
 
 def test_a_source_without_boxes_is_named(toy_data):
-    boxes = ObjectBoxes(load_pairs(*toy_data))
+    pairs = load_pairs(*toy_data)
+    reader = MetadataReader(pairs, metadata_places(pairs))
     with pytest.raises(DataError, match=r"sample toy-000 in .*00000.tar has no object boxes.*another masking"):
-        boxes.read(0)
+        object_boxes(reader.read(0), reader.name(0))
 
 
 def test_a_plan_that_wants_boxes_is_refused_when_the_data_set_is_opened(toy_data):

@@ -143,6 +143,11 @@ def test_a_compiled_encode_takes_the_same_steps(case, params, colour_batch):
         ({"ema_tower": {}, "towers": TOWERS}, "nothing in the recipe uses its ema_tower"),
         ({"method": {"kind": "aclip"}, "towers": TOWERS}, r"method aclip learns from an averaged tower.*weight"),
         ({"masking": {"kind": "random", "block": 3}, "towers": TOWERS}, r"block 3 does not divide.*4 x 4"),
+        (
+            {"masking": {"kind": "random", "keep": 0.05}, "towers": TOWERS},
+            "leaves none of the 16 blocks.*at least 0.0625",
+        ),
+        ({"masking": {"kind": "random", "keep": 1}, "towers": TOWERS}, r"all of the 16 blocks.*\"kind\": \"none\""),
         ({"masking": {"kind": "attentive", "keep": 0}}, "masking.*keep"),
         ({"masking": {"kind": "attentive", "bloc": 1}}, "unknown key 'bloc'.*did you mean 'block'"),
     ],
