@@ -21,12 +21,12 @@ from assets.section import Section
 from evaluation.base import Result
 from evaluation.class_scores import label_hits
 from evaluation.intervals import Bootstrap
-from evaluation.logistic import Fit, Floats, Scaling, Stop, fit, fit_path, log_probabilities
 from evaluation.probing import Labelled, Labels, ProbeConfig, Scores, class_places, run_probe
 from evaluation.ranking import STEP
 
 if TYPE_CHECKING:
     from evaluation.features import Features
+    from evaluation.logistic import Fit, Floats, Scaling
 
 # log-probabilities below this are as good as impossible; whole steps of STEP above it fit into int32
 _LOWEST = -2000.0
@@ -79,6 +79,9 @@ class LinearProbe:
         def classify(train: Labelled, tested: npt.NDArray[np.float32], suite: str, part: str) -> Scores:
             if self._config.shots is not None:
                 train = train.take(class_places(train.keys, train.labels, "shots") < self._config.shots)
+            # imported late, here and below: params.yaml is checked without loading PyTorch
+            from evaluation.logistic import log_probabilities
+
             scaling, found, c = self._train(train, suite)
             chosen.setdefault(suite, {})[part] = {"c": c, "converged": found.converged, "num_train": len(train.keys)}
             return quantised(log_probabilities(scaling.apply(tested), found.weights))
@@ -87,8 +90,10 @@ class LinearProbe:
         result.documents["linear_probe"] = {"c_values": self._config.c_values, "probes": chosen}
         return result
 
-    def _train(self, train: Labelled, suite: str) -> tuple[Scaling, Fit, float]:
+    def _train(self, train: Labelled, suite: str) -> "tuple[Scaling, Fit, float]":
         """Return the scaling, the regression on all training images, and the ``c`` that the validation part chose."""
+        from evaluation.logistic import Scaling, Stop, fit
+
         config = self._config
         scaling = Scaling.of(train.features)
         inputs = scaling.apply(train.features)
@@ -106,9 +111,11 @@ class LinearProbe:
         return scaling, fit(inputs, train.labels, c, start, Stop(config.iterations, _FLAT)), c
 
     def _sweep(
-        self, inputs: Floats, labels: Labels, held: npt.NDArray[np.bool_], num_classes: int
-    ) -> tuple[float, Floats]:
+        self, inputs: "Floats", labels: Labels, held: npt.NDArray[np.bool_], num_classes: int
+    ) -> "tuple[float, Floats]":
         """Return the ``c`` that does best on the held part, and its weights, a good start for the refit."""
+        from evaluation.logistic import Stop, fit_path, log_probabilities
+
         config = self._config
         stop = Stop(config.iterations, _NEARLY_FLAT)
         fits = list(fit_path(inputs[~held].astype(np.float32), labels[~held], num_classes, config.c_values, stop))
