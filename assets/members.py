@@ -12,6 +12,11 @@ from assets.shard_cache import ShardCache
 from assets.shard_download import is_url
 
 
+def locate_shard(folder: Path, shard: str) -> str:
+    """Return where a shard lies, as the index of a data folder names it: its URL, or its path with the folder's."""
+    return shard if is_url(shard) else str(folder / shard)
+
+
 def open_shard(shard: str, cache: ShardCache | None = None) -> BufferedReader:
     """Open a whole shard outside a data folder for reading.
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.atomic import atomic_file
 from assets.errors import DataError, message
 
 _AT_ONCE = 128
@@ -25,6 +26,12 @@ def _read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     if np.lib.format.read_magic(stream) == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
     return np.lib.format.read_array_header_2_0(stream)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as plain .npy, atomically."""
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
 
 
 def data_offset(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

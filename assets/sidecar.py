@@ -25,11 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
-from assets.atomic import atomic_file
 from assets.errors import DataError, message
 from assets.index import write_table
 from assets.manifest import MANIFEST, read_manifest, write_manifest
-from assets.row_files import RowFiles, data_offset
+from assets.row_files import RowFiles, data_offset, write_array
 
 KIND = "sidecar"
 KEYS = "keys.parquet"
@@ -114,8 +113,7 @@ class SidecarWriter:
         self._check_rows(place, keys, array)
         part = self._part(name)
         part.unlink(missing_ok=True)  # the old keys must not vouch for the new rows
-        with atomic_file(_array_path(self.folder, name)) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        write_array(_array_path(self.folder, name), np.ascontiguousarray(array))
         write_table(pa.table({"key": keys.cast(pa.string())}), part)
 
     def _check_rows(self, place: str, keys: pa.StringArray, array: NDArray[Any]) -> None:

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from assets.errors import DataError, message
 from assets.section import Section
+from assets.unit import unit
 from evaluation.base import Result
 from evaluation.class_scores import Columns, summarise
 from evaluation.intervals import Bootstrap
@@ -186,8 +187,7 @@ def _slot_columns(split: "SplitFeatures", text: SlotTextSide) -> list[Columns]:
     assert split.text_rows is not None
     rows = text.encode_slots(split.texts)  # [u, S, D]
     sides = {metric_part(name): rows[:, slot] for slot, name in enumerate(text.slots)}
-    mean = rows.mean(axis=1)
-    sides["mean"] = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    sides["mean"] = unit(rows.mean(axis=1))
     return [
         (
             tuple(f"facet_{name}_{measure}" for measure in _MEASURES[:2]),

@@ -15,19 +15,13 @@ import torch
 from PIL import Image
 
 from assets.config import MachineConfig
+from assets.device import pick_device
 from assets.progress import Stage
 from evaluation.frozen_text_export import load_frozen_text
 from evaluation.open_clip_export import load_open_clip
 from evaluation.sides import ImageFeatures, ImageSide, TextSide, in_order
 from evaluation.text_queries import Computing
 from training.models.frozen_export import is_frozen_text_export
-
-
-def pick_device(machine: MachineConfig) -> torch.device:
-    """Return the device that the section ``machine`` asks for."""
-    if machine.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(machine.device)
 
 
 class Encoder:

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from assets.errors import DataError, message
 from assets.features.config import FacetFeatures
-from assets.language.unit import unit
 from assets.text_rows import TextFacts
+from assets.unit import unit
 from evaluation.sides import Array, ImageFeatures, Query, checked
 from evaluation.text_queries import Computing, TextQueries
 from training.models.frozen_export import FrozenTextExport, load_export

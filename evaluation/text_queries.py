@@ -24,9 +24,9 @@ from assets.errors import ConfigError, DataError, message
 from assets.features.config import FacetFeatures, FeaturesConfig, parse_features
 from assets.features.encoders import RowEncoder, TextGroup, groups_of, make_encoder
 from assets.language.model_files import fast_dtype
-from assets.language.unit import unit
 from assets.manifest import value_digest
 from assets.progress import Stage
+from assets.unit import unit
 
 TEXT_QUERIES = Path("work") / "text_queries"
 CHUNK = 256

@@ -1,6 +1,5 @@
 """The captions of accepted pairs: that of the index, and others that KEY.json holds."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,10 +12,10 @@ import pyarrow as pa
 from assets.errors import DataError, message
 from assets.features.config import INDEX_CAPTION
 from assets.index import accepted_rows
-from assets.members import open_shard
+from assets.members import locate_shard, open_shard
+from assets.metadata import further_captions, parse_metadata
 from assets.progress import Stage
 from assets.shard_cache import ShardCache
-from assets.shard_download import is_url
 
 SPLIT = "train"
 _PLACE = ("metadata_offset", "metadata_size")
@@ -135,16 +134,7 @@ def _told(raw: Path, rows: pa.Table, cache: ShardCache | None) -> Iterator[tuple
     """Yield key and ``captions`` of the samples of one shard, out of their members KEY.json."""
     shard: str = rows.column("shard")[0].as_py()
     places = zip(*(rows.column(name).to_pylist() for name in ("key", *_PLACE)), strict=True)
-    with open_shard(shard if is_url(shard) else str(raw / shard), cache) as stream:
+    with open_shard(locate_shard(raw, shard), cache) as stream:
         for key, offset, size in places:
             stream.seek(offset)
-            yield key, _captions(stream.read(size))
-
-
-def _captions(content: bytes) -> dict[str, Any]:
-    """Return ``captions`` of a KEY.json; data of others may have anything there, or no such member."""
-    try:
-        captions = json.loads(content)["captions"]
-    except (KeyError, TypeError, ValueError):
-        return {}
-    return captions if isinstance(captions, dict) else {}
+            yield key, further_captions(parse_metadata(stream.read(size)))

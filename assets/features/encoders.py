@@ -15,7 +15,7 @@ from assets.embedding.encoder import TextEncoder
 from assets.features.config import FacetFeatures, FacetTexts, FeaturesConfig, SentenceFeatures
 from assets.language.facet_encoder import FacetEncoder
 from assets.language.model_files import load_language_model
-from assets.language.unit import unit
+from assets.unit import unit
 
 LANGUAGE_MODELS = Path("work") / "language_models"
 Rows = NDArray[np.float32]

@@ -5,7 +5,6 @@ run goes on with the chunks that are not there yet, and several processes (torch
 shard are gathered from the chunks. What a cache depends on, the model's weights included, names its work folder.
 """
 
-import hashlib
 import os
 import shutil
 import time
@@ -18,16 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assets.atomic import atomic_file, publish_folder
+from assets.atomic import publish_folder
 from assets.code_stamp import code_digest
 from assets.config import MachineConfig
-from assets.errors import ConfigError, message
+from assets.device import pick_device
 from assets.features.captions import ShardCaptions, read_captions
 from assets.features.config import FeaturesConfig
 from assets.features.encoders import RowEncoder, TextGroup, groups_of, make_encoder
+from assets.index import content_hash
 from assets.manifest import MANIFEST, read_manifest, value_digest, version_of
 from assets.progress import Stage
-from assets.row_files import RowFiles
+from assets.row_files import RowFiles, write_array
 from assets.shard_cache import ShardCache
 from assets.sidecar import KIND, SidecarWriter
 from assets.text_rows import SLOT_MEANS
@@ -109,7 +109,7 @@ def make_features(
     with Stage(f"features@{name}", quiet=rank > 0) as stage:
         names = list(dict.fromkeys(group.caption for group in groups))
         shards = read_captions(folders.raw, folders.valid, names, cache, stage)
-        encoder = make_encoder(config, _device(machine))
+        encoder = make_encoder(config, pick_device(machine, int(os.environ.get("LOCAL_RANK", "0"))))
         slots = [[group.caption, facet] for group in groups for facet in group.facets]
         stage_config = {
             "kind": config.kind,
@@ -137,21 +137,9 @@ def make_features(
         stage.log.info("%s: %d pairs x %d slots in %s", stage.name, rows, writer.row_shape[0], folders.out)
 
 
-def _device(machine: MachineConfig) -> torch.device:
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(message("machine.device is cuda, but PyTorch sees no GPU", fix='set it to "auto" or "cpu"'))
-    if machine.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
 def _job(group: TextGroup, shards: Sequence[ShardCaptions], folder: Path) -> _Job:
     distinct = {caption for shard in shards for caption in shard.captions[group.caption]}
-    return _Job(group, sorted(distinct, key=lambda caption: (_hash(caption), caption)), folder)
-
-
-def _hash(caption: str) -> bytes:
-    return hashlib.blake2b(caption.encode(), digest_size=8).digest()
+    return _Job(group, sorted(distinct, key=lambda caption: (content_hash(caption.encode()), caption)), folder)
 
 
 def _embed(jobs: Sequence[_Job], encoder: RowEncoder, share: tuple[int, int], stage: Stage, num_pairs: int) -> None:
@@ -168,8 +156,7 @@ def _embed(jobs: Sequence[_Job], encoder: RowEncoder, share: tuple[int, int], st
         for job, number in left:
             captions = job.chunk(number)
             rows = encoder.encode(captions, job.group).astype(np.float16)
-            with atomic_file(job.paths[number]) as temporary, temporary.open("wb") as stream:
-                np.save(stream, rows, allow_pickle=False)
+            write_array(job.paths[number], rows)
             progress.advance(len(captions), caption=job.group.caption)
     if encoder.cut():
         stage.log.warning("%s: %d captions were longer than the limit and have been cut", stage.name, encoder.cut())
@@ -244,8 +231,7 @@ def _assemble(writer: SidecarWriter, jobs: Sequence[_Job], shards: Sequence[Shar
         for shard in () if whole else shards:
             writer.write_shard(shard.name, shard.keys, _quantised(rows_of(shard), means))
             progress.advance()
-    with atomic_file(writer.folder / SLOT_MEANS) as temporary, temporary.open("wb") as stream:
-        np.save(stream, means, allow_pickle=False)
+    write_array(writer.folder / SLOT_MEANS, means)
 
 
 def _quantised(rows: NDArray[Any], means: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from assets.atomic import atomic_file
 from assets.errors import DataError, message
 from assets.index import write_table
+from assets.row_files import write_array
 from assets.validation.signature import SIGNATURE_BYTES
 from assets.validation.traits import NUM_MOMENTS, Traits, traits_of
 
@@ -40,8 +40,7 @@ def write_marker(
     """
     columns: dict[str, pa.Array] = {"contrast": pa.array(contrast)}
     if signatures is not None:
-        with atomic_file(_signatures_of(marker)) as temporary, temporary.open("wb") as stream:
-            np.save(stream, signatures)
+        write_array(_signatures_of(marker), signatures)
         traits = traits_of(signatures)
         moments = pa.FixedSizeListArray.from_arrays(pa.array(traits.moments.reshape(-1)), NUM_MOMENTS)
         columns |= {"signs": pa.array(traits.signs), "moments": moments}

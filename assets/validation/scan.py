@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from assets.errors import DataError, message
 from assets.index import INDEX, content_hash
 from assets.manifest import FileFacts, file_digest, read_manifest
-from assets.members import open_shard
+from assets.members import locate_shard, open_shard
 from assets.picture import Picture, PictureError, TooLargeError
 from assets.progress import Stage
 from assets.shard_cache import ShardCache
@@ -59,7 +59,7 @@ class ScanTask:
 
     def read(self) -> bytes:
         """Return the whole shard."""
-        with open_shard(self.shard if is_url(self.shard) else str(self.raw / self.shard), self.cache) as stream:
+        with open_shard(locate_shard(self.raw, self.shard), self.cache) as stream:
             return stream.read()
 
 
@@ -161,7 +161,7 @@ def scan_shard(task: ScanTask) -> int:
     Raises:
         DataError: The shard is not what the manifest or the index says.
     """
-    path = task.shard if is_url(task.shard) else task.raw / task.shard
+    path = locate_shard(task.raw, task.shard)
     stamp = task.stamp
     content = task.read()
     if hashlib.sha256(content).hexdigest() != task.sha256:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from assets.atomic import atomic_file
 from assets.index import INDEX
 from assets.progress import Stage
+from assets.row_files import write_array
 from assets.shard_cache import ShardCache
 from assets.worker_pool import run_tasks
 
@@ -67,8 +67,7 @@ def _run(_: None, task: _Task) -> int:
     table = pq.read_table(task.raw / INDEX, columns=list(task.what.columns), filters=[("shard", "==", task.shard)])
     values = task.what.measure(ShardSamples(task.raw, task.shard, table.to_pydict(), task.cache))
     assert len(values) == table.num_rows
-    with atomic_file(task.marker) as temporary, temporary.open("wb") as stream:
-        np.save(stream, values, allow_pickle=False)
+    write_array(task.marker, values)
     return len(values)
 
 

@@ -6,17 +6,14 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 from assets.config import SECTIONS
-from assets.index import index_row, rows_table, write_table
 from assets.manifest import write_manifest
-from assets.shards import ShardWriter
 from assets.sources.base import Sample
+from tests.toy_folders import accept, write_shards
 
 COLOURS = ["red", "green", "blue", "yellow", "white", "purple", "orange", "cyan"]
 NUM_PAIRS = 64
@@ -72,22 +69,12 @@ def toy_data(tmp_path_factory) -> tuple[Path, Path]:
     """Folders ``raw`` and ``valid`` with 64 pairs in two shards; the last pair is rejected."""
     root = tmp_path_factory.mktemp("toy")
     raw, valid = root / "raw", root / "valid"
-    (raw / "train").mkdir(parents=True)
-    valid.mkdir()
-    rows = []
-    for shard in range(2):
-        name = f"train/{shard:05d}.tar"
-        with (raw / name).open("wb") as stream:
-            writer = ShardWriter(stream)
-            for number in range(shard * 32, shard * 32 + 32):
-                image, caption = _picture(number)
-                sample = Sample(f"toy-{number:03d}", image, "jpg", caption, {})
-                rows.append(index_row(sample, "train", name, writer.write(sample)))
-            writer.close()
-    write_table(rows_table(rows), raw / "index.parquet")
+    pictures = map(_picture, range(64))
+    samples = [Sample(f"toy-{n:03d}", image, "jpg", caption, {}) for n, (image, caption) in enumerate(pictures)]
+    rows = write_shards(raw, "train", [samples[:32], samples[32:]])
     write_manifest(raw, "raw", "toy", {}, {"samples": NUM_PAIRS}, {}, "test")
     accepted = [row["key"] for row in rows[:-1]]
-    pq.write_table(pa.table({"key": accepted, "split": ["train"] * len(accepted)}), valid / "accepted.parquet")
+    accept(valid, accepted, "train")
     write_manifest(valid, "valid", "toy", {}, {"accepted": len(accepted)}, {}, "test")
     return raw, valid
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from assets.errors import DataError, message
 from assets.features.config import INDEX_CAPTION
+from assets.metadata import further_captions
 from training.models.text_draws import draw_slots
 
 
@@ -21,8 +22,7 @@ def further_caption(metadata: Mapping[str, Any], name: str) -> str | None:
     Returns:
         The caption; None where there is none, or nothing but blanks.
     """
-    captions = metadata.get("captions")
-    text = captions.get(name) if isinstance(captions, dict) else None
+    text = further_captions(metadata).get(name)
     return text if isinstance(text, str) and text.strip() else None
 
 
@@ -73,8 +73,7 @@ def refuse_missing_captions(names: Iterable[str], metadata: Iterable[Mapping[str
         if not missing:
             return
         seen += 1
-        captions = told.get("captions")
-        others |= set(captions) if isinstance(captions, dict) else set()
+        others |= set(further_captions(told))
     if missing:
         raise DataError(
             message(

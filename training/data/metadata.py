@@ -1,6 +1,5 @@
 """What KEY.json says about a training picture, read by position: further captions, where the objects are."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from assets.index import read_index
+from assets.metadata import parse_metadata
 from training.data.pairs import Pairs
 from training.data.shard_files import ShardFiles
 
@@ -70,12 +70,7 @@ class MetadataReader:
             StoreError: The store of a shard that is a URL fails.
         """
         offset, size = int(self._places.offset[position]), int(self._places.size[position])
-        content = self._files.read(int(self._pairs.shard[position]), offset, size)
-        try:
-            value = json.loads(content)
-        except ValueError:  # data of others may have anything there
-            return {}
-        return value if isinstance(value, dict) else {}
+        return parse_metadata(self._files.read(int(self._pairs.shard[position]), offset, size))
 
     def name(self, position: int) -> str:
         """Say which sample in which shard a pair is, for messages."""

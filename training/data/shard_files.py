@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assets.errors import ConfigError, DataError, message
+from assets.members import locate_shard
 from assets.shard_cache import ShardCache, evicted
 from assets.shard_download import is_url
 
@@ -80,8 +81,7 @@ class ShardFiles:
 
     def name(self, shard: int) -> str:
         """Return a shard's path or URL, for messages."""
-        name = self._shards[shard]
-        return name if is_url(name) else str(self._folder / name)
+        return locate_shard(self._folder, self._shards[shard])
 
     def _add(self, shard: int) -> int:
         if len(self._open) >= _MOST_OPEN:

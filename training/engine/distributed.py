@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from assets.config import MachineConfig
+from assets.device import pick_device
 from assets.errors import ConfigError, message
 
 
@@ -31,23 +32,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
-
-
-def pick_device(machine: MachineConfig, local_rank: int = 0) -> torch.device:
-    """Choose the device the config asks for.
-
-    Args:
-        machine: Section ``machine``.
-        local_rank: Number of this process on its machine.
-
-    Raises:
-        ConfigError: A GPU is demanded and there is none.
-    """
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(message("machine.device is cuda, but PyTorch sees no GPU", fix='set it to "auto" or "cpu"'))
-    if machine.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

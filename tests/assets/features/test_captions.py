@@ -6,10 +6,9 @@ import pytest
 
 from assets.errors import DataError
 from assets.features.captions import read_further_captions
-from assets.index import index_row, rows_table, write_table
 from assets.progress import Stage
-from assets.shards import ShardWriter
 from assets.sources.base import Sample
+from tests.toy_folders import accept, write_shards
 
 TOLD = [
     {"captions": {"en": "a cat", "de": "eine Katze"}},
@@ -24,20 +23,9 @@ TOLD = [
 def folders(tmp_path):
     """Five samples in shards of two, of which the first is rejected."""
     raw, valid = tmp_path / "raw", tmp_path / "valid"
-    (raw / "test").mkdir(parents=True)
-    valid.mkdir()
-    rows = []
-    for shard in range(3):
-        name = f"test/{shard:05d}.tar"
-        with (raw / name).open("wb") as stream:
-            writer = ShardWriter(stream)
-            for number in range(2 * shard, min(2 * shard + 2, 5)):
-                sample = Sample(f"k{number}", b"no picture", "jpg", f"caption {number}", TOLD[number])
-                rows.append(index_row(sample, "test", name, writer.write(sample)))
-            writer.close()
-    write_table(rows_table(rows), raw / "index.parquet")
-    keys = ["k1", "k2", "k3", "k4"]
-    pq.write_table(pa.table({"key": keys, "split": ["test"] * 4}), valid / "accepted.parquet")
+    samples = [Sample(f"k{n}", b"no picture", "jpg", f"caption {n}", TOLD[n]) for n in range(5)]
+    write_shards(raw, "test", [samples[:2], samples[2:4], samples[4:]])
+    accept(valid, ["k1", "k2", "k3", "k4"], "test")
     return raw, valid
 
 

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.config import MachineConfig
+from assets.device import pick_device
 from assets.embedding.sentences import SentenceEncoder
 from assets.errors import ConfigError, DataError
 from assets.features import run
 from assets.features.config import parse_features
 from assets.features.run import Folders, make_features
-from assets.index import index_row, rows_table, write_table
 from assets.manifest import verify_manifest, write_manifest
-from assets.shards import ShardWriter
 from assets.sources.base import Sample
 from assets.text_rows import TextRows
+from tests.toy_folders import accept, write_shards
 
 MACHINE = MachineConfig(workers=0, threads=1, device="cpu", tensorboard=False)
 CAPTIONS = ["a red apple", "a green apple", "a lorry on a bridge", "a red apple", "two dogs", "a truck on a bridge"]
@@ -37,21 +37,13 @@ def config(**values):
 def folders(tmp_path) -> Folders:
     """Six pairs in two shards, of which the fifth is rejected."""
     raw, valid = tmp_path / "raw", tmp_path / "valid"
-    (raw / "train").mkdir(parents=True)
-    valid.mkdir()
-    rows = []
-    for shard in range(2):
-        name = f"train/{shard:05d}.tar"
-        with (raw / name).open("wb") as stream:
-            writer = ShardWriter(stream)
-            for number in range(3 * shard, 3 * shard + 3):
-                told = {"captions": {"en": CAPTIONS[number], "de": GERMAN[number]}}
-                sample = Sample(f"key-{number}", b"no picture", "jpg", CAPTIONS[number], told)
-                rows.append(index_row(sample, "train", name, writer.write(sample)))
-            writer.close()
-    write_table(rows_table(rows), raw / "index.parquet")
+    samples = [
+        Sample(f"key-{number}", b"no picture", "jpg", english, {"captions": {"en": english, "de": german}})
+        for number, (english, german) in enumerate(zip(CAPTIONS, GERMAN, strict=True))
+    ]
+    write_shards(raw, "train", [samples[:3], samples[3:]])
     write_manifest(raw, "raw", "toy", {}, {"samples": 6}, {}, "test")
-    pq.write_table(pa.table({"key": KEYS, "split": ["train"] * 5}), valid / "accepted.parquet")
+    accept(valid, KEYS, "train")
     write_manifest(valid, "valid", "toy", {}, {"accepted": 5}, {}, "test")
     return Folders(raw, valid, tmp_path / "out", tmp_path / "work")
 
@@ -103,7 +95,7 @@ def test_every_accepted_caption_has_a_unit_vector_that_knows_its_meaning(folders
     apple, _, lorry, again, truck = rows_of(folders.out)[:, 0]
     assert np.array_equal(apple, again)
     assert lorry @ truck > 0.7 > 0.5 > lorry @ apple
-    expected = SentenceEncoder(run._device(MACHINE)).embed([CAPTIONS[2]])[0]
+    expected = SentenceEncoder(pick_device(MACHINE)).embed([CAPTIONS[2]])[0]
     assert lorry @ expected > 0.999
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from assets.language.facet_encoder import FacetEncoder
 from assets.language.prompts import prompt_set
-from assets.language.unit import unit
+from assets.unit import unit
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from assets.language.unit import unit
+from assets.unit import unit
 
 
 def test_unit_leaves_the_zero_vector():
