@@ -30,7 +30,7 @@ from assets.sources.base import open_source
 ROUNDS = 3
 CAPTIONS = 8
 LENGTHS = (30, 100)
-SCENES = 256
+SCENES = 96
 HUB_BATCH = 32
 
 TEXT = (
