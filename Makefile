@@ -93,5 +93,5 @@ clean:  ## remove caches and unfinished work; data, downloads, models and the st
 
 clean-all: clean  ## also stop the store and remove it, all results and .venv
 	-@$(BIN)/clipfoundry store stop
-	rm -rf .store .dagster .dvc/cache .dvc/tmp data models runs reports stamps work .img2dataset $(VENV)
-	@test ! -d features || find features -mindepth 1 -maxdepth 1 ! -name none -exec rm -rf {} +
+	rm -rf .store .dagster .dvc/cache .dvc/tmp runs reports stamps work .img2dataset $(VENV)
+	git clean -fdXq data features models  # what git ignores; the folders called none stay

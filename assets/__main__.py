@@ -1,4 +1,4 @@
-"""Command line of the data stages: ``python -m assets ingest|validate|baseline|features --name NAME``."""
+"""Command line of the data stages: ``python -m assets ingest|validate|baseline|features|reduce|explain``."""
 
 import argparse
 import importlib
@@ -11,6 +11,7 @@ from assets.config import load_machine
 from assets.dataset import load_dataset
 from assets.features.config import FEATURES, load_features
 from assets.ingest import ingest
+from assets.reduction.config import NONE, REDUCED, REPORTS, load_policy
 from assets.shard_cache import load_shard_cache
 from assets.sources.base import Means
 
@@ -75,6 +76,33 @@ def run_features(arguments: argparse.Namespace) -> None:
     stage.make_features(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
 
 
+def run_reduce(arguments: argparse.Namespace) -> None:
+    """Make ``data/reduced/P`` from the pairs that validation accepted."""
+    config = load_policy(arguments.params, arguments.name)
+    # imported late: PyTorch takes seconds to load
+    stage = importlib.import_module("assets.reduction.run")
+    embeddings = arguments.embeddings or Path("data/embeddings") / config.embeddings
+    captioned = arguments.captioned or Path("data/captioned") / config.captioner
+    folders = stage.Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        embeddings=None if config.embeddings == NONE else embeddings,
+        captioned=None if config.captioner == NONE else captioned,
+        out=arguments.out or REDUCED / arguments.name,
+        report=arguments.report or REPORTS / arguments.name,
+        work=WORK,
+    )
+    machine = load_machine(arguments.params)
+    stage.reduce(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
+
+
+def run_explain(arguments: argparse.Namespace) -> None:
+    """Say why a policy kept or dropped a pair; its plan is enough, params.yaml may have moved on."""
+    # imported late: what no other command needs
+    explain = importlib.import_module("assets.reduction.explain").explain
+    print(explain(arguments.plan or REDUCED / arguments.policy, arguments.key))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser: stage, name, params and paths, nothing else."""
     top = argparse.ArgumentParser(prog="python -m assets", description="Make and check data sets.")
@@ -99,8 +127,21 @@ def parser() -> argparse.ArgumentParser:
     embedded.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/DATASET)")
     embedded.add_argument("--out", type=Path, help="folder to publish (default: features/NAME)")
     embedded.set_defaults(action=run_features)
-    for stage in (made, checked, kept, embedded):
-        section = "features" if stage is embedded else "datasets"
+    reduced = stages.add_parser("reduce", help="choose pairs by a policy, and the captions they are trained with")
+    reduced.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/DATASET)")
+    reduced.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/DATASET)")
+    reduced.add_argument("--embeddings", type=Path, help="their folder (default: data/embeddings/EMBEDDINGS)")
+    reduced.add_argument("--captioned", type=Path, help="captioner's folder (default: data/captioned/CAPTIONER)")
+    reduced.add_argument("--out", type=Path, help="folder to publish (default: data/reduced/NAME)")
+    reduced.add_argument("--report", type=Path, help="folder of the report (default: reports/reduction/NAME)")
+    reduced.set_defaults(action=run_reduce)
+    told = stages.add_parser("explain", help="say why a policy kept or dropped a pair")
+    told.add_argument("--policy", required=True, help="key of the section policies")
+    told.add_argument("--key", required=True, help="key of the pair, as in index.parquet")
+    told.add_argument("--plan", type=Path, help="folder of the plan (default: data/reduced/POLICY)")
+    told.set_defaults(action=run_explain)
+    sections = {made: "datasets", checked: "datasets", kept: "datasets", embedded: "features", reduced: "policies"}
+    for stage, section in sections.items():
         stage.add_argument("--name", required=True, help=f"key of the section {section}")
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top

@@ -9,7 +9,22 @@ from assets.downloads import DownloadMachine
 from assets.errors import ConfigError, message
 from assets.section import Section, parse, read_yaml, unknown
 
-SECTIONS = ("profile", "machine", "store", "datasets", "features", "recipes", "runs", "evaluation", "report")
+SECTIONS = (
+    "profile",
+    "machine",
+    "store",
+    "datasets",
+    "features",
+    "embeddings",
+    "captioners",
+    "policies",
+    "recipes",
+    "runs",
+    "evaluation",
+    "report",
+)
+MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies")
+"""Sections that hold what runs may use; they must be there, because dvc.yaml makes stages of their entries."""
 
 
 class MachineConfig(Section):
@@ -58,7 +73,11 @@ def read_sections(params: Path) -> dict[str, Any]:
         if key not in SECTIONS:
             raise ConfigError(f"{params}: {unknown(str(key), list(SECTIONS), 'section')}")
     if missing := [section for section in SECTIONS if section not in data]:
-        raise ConfigError(message(f"{params} lacks the sections {', '.join(missing)}", fix="copy them from profiles/"))
+        empty = [f'"{section}: {{}}"' for section in missing if section in MAY_BE_EMPTY]
+        fixes = [f"add {' and '.join(empty)}"] if empty else []
+        if len(empty) < len(missing):
+            fixes.append(f"copy {'the others' if empty else 'them'} from profiles/")
+        raise ConfigError(message(f"{params} lacks the sections {', '.join(missing)}", fix=", ".join(fixes)))
     return data
 
 

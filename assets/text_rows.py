@@ -29,6 +29,7 @@ from assets.sidecar import KIND, Sidecar
 SLOT_MEANS = "slot_means.npy"
 ALL: Literal["all"] = "all"
 _MAKE = 'run "dvc repro features"'
+_DROP = "leave it out of towers.text.slots and of the features, or make them of more than one distinct caption"
 _CONSTANT = 1e-6
 """Room below 1 for the norm of a slot's mean; one of norm 1 is the mean of equal rows."""
 
@@ -92,6 +93,19 @@ def choose_slots(slots: Sequence[tuple[str, str]], wanted: Slots, place: object)
     return tuple(number for number, name in enumerate(names) if name in kept)
 
 
+def constant_slots(slot_means: NDArray[np.float32]) -> list[int]:
+    """Find the slots in which all pairs have the same row.
+
+    Args:
+        slot_means: Mean of each slot's unit rows, [R, D].
+
+    Returns:
+        Their places, ascending.
+    """
+    norms = np.linalg.norm(slot_means.astype(np.float64), axis=1)
+    return np.flatnonzero(norms > 1 - _CONSTANT).tolist()
+
+
 def refuse_other_data(folder: Path, inputs: Mapping[str, str]) -> None:
     """Refuse rows that were made from another version of the data set.
 
@@ -126,7 +140,7 @@ class TextRows:
             center: Take the slots' means off.
 
         Raises:
-            ConfigError: No such slot, or centring is asked for and a slot has the same row for all pairs.
+            ConfigError: No such slot, or rows are read or stored centred and a slot has the same row for all pairs.
             DataError: The folder is missing, unfinished, of another kind, or lacks the means where they are needed.
         """
         if not folder.is_dir():
@@ -148,7 +162,7 @@ class TextRows:
         chosen = choose_slots(named, slots, folder)
         self.facts = TextFacts(named, chosen, shape[-1], center, means, stage)
         self._means = None if means is None else means[list(chosen)]
-        if center:
+        if center or self._centred:
             self._refuse_constant_slots()
 
     def __len__(self) -> int:
@@ -173,10 +187,10 @@ class TextRows:
 
     def _refuse_constant_slots(self) -> None:
         assert self._means is not None
-        for name, norm in zip(self.facts.names, np.linalg.norm(self._means, axis=1), strict=True):
-            if norm > 1 - _CONSTANT:
-                what = f"slot {name} of {self.folder} has the same row for all pairs, and centring leaves nothing of it"
-                raise ConfigError(message(what, fix="leave it out of towers.text.slots, or set center to false"))
+        if same := constant_slots(self._means):
+            names = ", ".join(self.facts.names[place] for place in same)
+            what = f"slot {names} of {self.folder} has the same row for all pairs, and centring leaves nothing of it"
+            raise ConfigError(message(what, fix=_DROP))
 
     def join(self, keys: pa.StringArray) -> NDArray[np.int64]:
         """Find the rows of some pairs, see :meth:`Sidecar.join`."""
@@ -212,5 +226,8 @@ class TextRows:
             sample, slot = np.argwhere(~sound[..., 0])[0].tolist()
             key = self._sidecar.keys[int(positions[sample])].as_py()
             what = f"the row of sample {key}, slot {self.facts.names[slot]}, in {self.folder} has no direction"
-            raise DataError(message(what, f"norm {float(norms[sample, slot, 0])}", "a finite norm above 0", _MAKE))
+            norm = float(norms[sample, slot, 0])
+            # a centred row of zeros is the mean of its slot, which no new run would change
+            fix = _DROP if norm == 0 and (self._centred or self.facts.center) else _MAKE
+            raise DataError(message(what, f"norm {norm}", "a finite norm above 0", fix))
         return rows / norms

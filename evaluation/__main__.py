@@ -1,4 +1,4 @@
-"""``python -m evaluation evaluate|compare``: the evaluation stages without DVC or Dagster."""
+"""``python -m evaluation evaluate|compare|embed``: the evaluation stages without DVC or Dagster."""
 
 import argparse
 import sys
@@ -44,6 +44,23 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
 
 
+def _embed(arguments: argparse.Namespace) -> None:
+    from evaluation.embed_config import EMBEDDINGS, NO_RUN, load_embeddings
+
+    config = load_embeddings(arguments.params, arguments.name)
+    # imported late: torch and open_clip take seconds to load, and a wrong name should not
+    from evaluation.embed import Folders, embed
+
+    folders = Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        model=None if config.run == NO_RUN else arguments.model or Path("models") / config.run,
+        out=arguments.out or EMBEDDINGS / arguments.name,
+        work=Path("work"),
+    )
+    embed(arguments.name, config, folders, arguments.params)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser: stage, name, params and paths, nothing else."""
     top = argparse.ArgumentParser(prog="python -m evaluation", description="Score models and compare runs.")
@@ -68,7 +85,19 @@ def parser() -> argparse.ArgumentParser:
     for option, (default, text) in folders.items():
         compared.add_argument(f"--{option}", type=Path, default=Path(default), help=f"{text} (default: {default})")
     compared.set_defaults(action=_compare)
-    for stage in (scored, compared):
+    made = stages.add_parser(
+        "embed",
+        help="embed and score the accepted training pairs of a data set with one model",
+        description="Makes embeddings.NAME. Goes on shard by shard where an earlier attempt stopped. For several GPUs "
+        'start it under torchrun: "torchrun --nproc-per-node N -m evaluation embed --name NAME".',
+    )
+    made.add_argument("--name", required=True, help="key of the section embeddings")
+    made.add_argument("--raw", type=Path, help="data set (default: data/raw/DATASET of the entry)")
+    made.add_argument("--valid", type=Path, help="accepted keys (default: data/valid/DATASET of the entry)")
+    made.add_argument("--model", type=Path, help="exported model (default: models/RUN of the entry, if it names a run)")
+    made.add_argument("--out", type=Path, help="folder to publish (default: data/embeddings/NAME)")
+    made.set_defaults(action=_embed)
+    for stage in (scored, compared, made):
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top
 

@@ -6,7 +6,7 @@ PyTorch splits sums by its number of threads and the last bits of a feature woul
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class Encoder:
         return self._images.preprocess(Image.fromarray(pixels))
 
 
-def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: Stage) -> Encoder:
+def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: Stage, local_rank: int = 0) -> Encoder:
     """Load an export of either kind.
 
     Args:
@@ -73,19 +73,36 @@ def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: S
         machine: Device, and threads: as many batches are computed at a time on a CPU.
         batch_size: Captions per forward pass.
         stage: For the progress of frozen encoders, which are slow.
+        local_rank: Number of this process on its machine.
 
     Raises:
         DataError: There is no export, or it does not load.
     """
-    device = pick_device(machine)
+
+    def sides(device: torch.device, at_once: int) -> tuple[ImageSide, TextSide]:
+        if is_frozen_text_export(folder):
+            return load_frozen_text(folder, Computing(device, machine.threads, stage))
+        return load_open_clip(folder, device, batch_size, at_once)
+
+    return make_encoder(sides, machine, local_rank)
+
+
+def make_encoder(
+    sides: Callable[[torch.device, int], tuple[ImageSide, TextSide]], machine: MachineConfig, local_rank: int = 0
+) -> Encoder:
+    """Prepare the machine so that features do not depend on it, and load a model there.
+
+    Args:
+        sides: Loads both sides; gets the device, and how many batches are computed at a time.
+        machine: Device, and threads: as many batches are computed at a time on a CPU.
+        local_rank: Number of this process on its machine.
+    """
+    device = pick_device(machine, local_rank)
     at_once = 1
     if device.type == "cpu":
         torch.set_num_threads(1)
         at_once = machine.threads or os.cpu_count() or 1
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    if is_frozen_text_export(folder):
-        images, text = load_frozen_text(folder, Computing(device, machine.threads, stage))
-    else:
-        images, text = load_open_clip(folder, device, batch_size, at_once)
+    images, text = sides(device, at_once)
     return Encoder(images, text, at_once)

@@ -80,7 +80,7 @@ class Features:
         return sorted((split for split in self.splits if split.role == role), key=lambda split: split.suite)
 
 
-class _Images(Dataset[torch.Tensor]):
+class Images(Dataset[torch.Tensor]):
     """The preprocessed pictures of a split, in order."""
 
     def __init__(self, pairs: Pairs, preprocess: Callable[[npt.NDArray[np.uint8]], torch.Tensor]) -> None:
@@ -158,7 +158,7 @@ def extract(
         for number, (facts, pairs, class_ids) in enumerate(splits):
             parts: list[Array] = []
             pooled: list[Array] = []
-            for batch in encoder.encode_images(batches.of(_Images(pairs, encoder.preprocess_array))):
+            for batch in encoder.encode_images(batches.of(Images(pairs, encoder.preprocess_array))):
                 parts.append(batch.image_features)
                 if "pooled" in needs[facts.role]:
                     pooled.append(batch.pooled_features)

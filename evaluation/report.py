@@ -103,6 +103,7 @@ def _section(
         "optional": [
             name for name in ("policy", "features") if any(getattr(row.config, name) != "none" for row in rows)
         ],
+        "shows_pairs": any(row.config.policy != "none" and "pairs" in row.cost for row in rows),
         "figures": figures,
         "examples": _examples(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),

@@ -26,7 +26,7 @@ class Row:
         config: Recipe, data set, policy, features, seed.
         metrics: Dotted name -> value.
         intervals: Dotted name -> low and high end of the 95 % bootstrap interval.
-        cost: What it took; at least the names in ``COSTS``.
+        cost: What it took; at least the names in ``COSTS``, and ``pairs``, those trained on, unless the log is older.
         versions: ``git`` commit of training, ``data`` and ``model`` versions, and ``evaluation`` settings digest.
         device: Where it was trained.
     """

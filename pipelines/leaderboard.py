@@ -46,6 +46,8 @@ def table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str
     columns: list[list[str]] = [["", "", name, *(str(row[name]) for row in rows)] for name in facts]
     columns += [[*_header(name), *(_score(row, name) for row in rows)] for name in metrics]
     columns += [["", "train", "time", *(_duration(row["cost"]["train_seconds"]) for row in rows)]]
+    if "policy" in facts:
+        columns += [["", "pairs", "in all", *(f"{row['cost'].get('pairs', 0):,.0f}" for row in rows)]]
     columns += [["", "pairs", "seen", *(f"{row['cost']['samples_seen']:,.0f}" for row in rows)]]
     widths = [max(map(len, column)) for column in columns]
     lines = [

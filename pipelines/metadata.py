@@ -89,7 +89,7 @@ def _counts(root: Path, stage: StageRecord, path: Path) -> Metadata:
         return {}
     counts = {name: count for name, count in manifest.get("counts", {}).items() if isinstance(count, int)}
     found: Metadata = {name: MetadataValue.int(count) for name, count in counts.items()}
-    if (rows := counts.get("samples", counts.get("accepted"))) is not None:
+    if (rows := counts.get("samples", counts.get("accepted", counts.get("kept")))) is not None:
         # a name that Dagster's UI knows and plots
         found["dagster/row_count"] = MetadataValue.int(rows)
     return found

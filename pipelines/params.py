@@ -16,15 +16,18 @@ from assets.errors import ConfigError, message
 from assets.manifest import value_digest
 from assets.section import Section, parse, unknown
 from assets.store import StoreConfig
+from pipelines.references import Entries, wrong_references
 
 if TYPE_CHECKING:
     from assets.dataset import DatasetConfig
     from assets.features.config import FeaturesConfig
+    from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
+    from evaluation.embed_config import EmbeddingsConfig
+    from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
 
 PARAMS = Path("params.yaml")
-_NOUNS = {"recipes": "recipe", "datasets": "data set", "features": "features"}
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -38,6 +41,9 @@ class Params:
     store: StoreConfig
     datasets: Mapping[str, "DatasetConfig"]
     features: Mapping[str, "FeaturesConfig"]
+    embeddings: Mapping[str, "EmbeddingsConfig"]
+    captioners: Mapping[str, "CaptionerConfig"]
+    policies: Mapping[str, "PolicyConfig"]
     recipes: Mapping[str, "RecipeConfig"]
     runs: Mapping[str, "RunConfig"]
     evaluation: "EvaluationConfig"
@@ -81,6 +87,9 @@ class _Faults:
         self._refuse_twins([str(name) for name in data], where)
         return found
 
+    def optional(self, model: type[SectionT], data: Any, where: str) -> dict[str, SectionT]:
+        return self.entries(partial(parse, model), data, where, may_be_empty=True)
+
     def _refuse_twins(self, names: list[str], where: str) -> None:
         seen: dict[str, str] = {}
         for name in names:
@@ -110,7 +119,10 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     """
     from assets.dataset import DatasetConfig
     from assets.features.config import parse_features
+    from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
+    from evaluation.embed_config import EmbeddingsConfig
+    from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
 
     data = read_sections(params)
@@ -119,6 +131,9 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     store = faults.section(StoreConfig, data["store"], f"{params}: store")
     datasets = faults.entries(partial(parse, DatasetConfig), data["datasets"], f"{params}: datasets")
     features = faults.entries(parse_features, data["features"], f"{params}: features", may_be_empty=True)
+    embeddings = faults.optional(EmbeddingsConfig, data["embeddings"], f"{params}: embeddings")
+    captioners = faults.optional(CaptionerConfig, data["captioners"], f"{params}: captioners")
+    policies = faults.optional(PolicyConfig, data["policies"], f"{params}: policies")
     recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
     runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
     evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
@@ -127,45 +142,27 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
         faults.add(message(f"{params}: profile", data["profile"], "a name"))
     methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
     _check_methods(faults, methods, memory)
-    _cross_references(faults, data, (features, runs), params)
-    if evaluation is not None and report is not None:
-        suite = report.main_metric.partition(".")[0]
-        if suite not in evaluation.evaluators:
-            text = unknown(suite, list(evaluation.evaluators), "evaluator")
-            faults.add(f"{params}: report.main_metric: {report.main_metric!r} comes from an {text}")
+    used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
+    for text in wrong_references(data, {**used, "recipes": recipes, "runs": runs}):
+        faults.add(f"{params}: {text}")
+    _check_main_metric(faults, evaluation, report, params)
     if faults.lines or machine is None or store is None or evaluation is None or report is None:
         raise ConfigError("\n".join(faults.lines))
-    return Params(data["profile"], machine, store, datasets, features, recipes, runs, evaluation, report)
+    return Params(
+        *(data["profile"], machine, store, datasets, features, embeddings, captioners, policies),
+        *(recipes, runs, evaluation, report),
+    )
 
 
-def _cross_references(
-    faults: _Faults,
-    data: dict[str, Any],
-    users: tuple[Mapping[str, "FeaturesConfig"], Mapping[str, "RunConfig"]],
-    params: Path,
+def _check_main_metric(
+    faults: _Faults, evaluation: "EvaluationConfig | None", report: "ReportConfig | None", params: Path
 ) -> None:
-    """Check that features and runs name what the file has, faulty or not, and that a run's features are of its data."""
-    from assets.features.config import NO_FEATURES
-
-    def check(where: str, section: str, wanted: str, *others: str) -> None:
-        valid = [*others, *(str(key) for key in data[section])] if isinstance(data[section], dict) else [*others]
-        if wanted not in valid:
-            faults.add(f"{params}: {where}: {unknown(wanted, valid, _NOUNS[section])}")
-
-    features, runs = users
-    for name, entry in features.items():
-        check(f"features.{name}", "datasets", entry.dataset)
-    if NO_FEATURES in features:
-        faults.add(f"{params}: features.{NO_FEATURES}: runs without features have that name; choose another one")
-    for name, run in runs.items():
-        check(f"runs.{name}", "recipes", run.recipe)
-        check(f"runs.{name}", "datasets", run.dataset)
-        check(f"runs.{name}", "features", run.features, NO_FEATURES)
-        of = features[run.features].dataset if run.features in features else run.dataset
-        if of != run.dataset and run.features != NO_FEATURES:
-            faults.add(
-                message(f"{params}: runs.{name}: features {run.features} are of another data set", of, run.dataset)
-            )
+    if evaluation is None or report is None:
+        return
+    suite = report.main_metric.partition(".")[0]
+    if suite not in evaluation.evaluators:
+        text = unknown(suite, list(evaluation.evaluators), "evaluator")
+        faults.add(f"{params}: report.main_metric: {report.main_metric!r} comes from an {text}")
 
 
 def _check_methods(faults: _Faults, methods: Mapping[str, dict[str, Any]], memory: Path | None) -> None:

@@ -21,13 +21,20 @@ from assets.section import read_yaml, unknown
 BASELINES = "baselines"
 _NOT_RESOURCES = (".py", ".pyc", ".pyi", ".md")
 _VALIDATE = "validate-"
+_PLAIN = {
+    "features": ("features", "assets.features.run"),
+    "embeddings": ("embed", "evaluation.embed"),
+    "captioners": ("captioner", "training.captioner.run"),
+    "policies": ("reduce", "assets.reduction.run"),
+}
+"""Section -> the stage of its entries and the module of all of them."""
 
 
 def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]]:
     """Name the entry modules of every stamp.
 
     Args:
-        params: The sections ``datasets``, ``features`` and ``recipes`` of params.yaml.
+        params: The sections of params.yaml whose entries are stages.
         where: The file they come from, for errors.
 
     Returns:
@@ -47,8 +54,9 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")
         entries[f"ingest-{name}"] = ["assets.ingest", module]
         entries[f"{_VALIDATE}{name}"] = ["assets.validation.run"]
-    for name in params.get("features") or {}:
-        entries[f"features-{name}"] = ["assets.features.run"]
+    for section, (stage, module) in _PLAIN.items():
+        for name in params.get(section) or {}:
+            entries[f"{stage}-{name}"] = [module]
     for name, recipe in (params.get("recipes") or {}).items():
         module = _choice(recipe, "method", methods, f"{where}: recipes.{name}")
         entries[f"pretrain-{name}"] = ["training.pretrain", module]

@@ -1,4 +1,4 @@
-"""``python -m training pretrain --name RUN``: the training stages without DVC or Dagster."""
+"""``python -m training pretrain|captioner --name NAME``: the training stages without DVC or Dagster."""
 
 import argparse
 import os
@@ -25,9 +25,23 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument(
         "--features", type=Path, help="embeddings (default: features/FEATURES of the run, if it names any)"
     )
+    stage.add_argument("--reduced", type=Path, help="plan (default: data/reduced/POLICY of the run, if it names one)")
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
     stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
     stage.add_argument("--profile", type=Path, help="trace a few steps into this JSON file, for ui.perfetto.dev")
+    stage.set_defaults(action=_pretrain)
+    described = stages.add_parser(
+        "captioner",
+        help="train a captioner on a data set and describe its accepted training pairs",
+        description="Trains captioners.NAME, then describes every pair by codes and a caption; goes on where an "
+        "earlier attempt stopped. machine.processes says how many processes it starts (one per GPU by default).",
+    )
+    described.add_argument("--name", required=True, help="key in the section captioners")
+    described.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    described.add_argument("--raw", type=Path, help="raw data set (default: data/raw/DATASET of the entry)")
+    described.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the entry)")
+    described.add_argument("--out", type=Path, help="folder to publish (default: data/captioned/NAME)")
+    described.set_defaults(action=_captioner)
     return parser
 
 
@@ -37,6 +51,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     run = load_run(arguments.params, arguments.name)
     from assets.config import load_machine
     from assets.features.config import FEATURES, NO_FEATURES
+    from assets.reduction.config import NONE, REDUCED
     from training.engine.distributed import processes_wanted
 
     if (processes := processes_wanted(load_machine(arguments.params))) > 1:
@@ -50,8 +65,31 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         log=arguments.curves or Path("runs") / arguments.name,
         profile=arguments.profile,
         features=None if run.features == NO_FEATURES else arguments.features or FEATURES / run.features,
+        reduced=None if run.policy == NONE else arguments.reduced or REDUCED / run.policy,
     )
     pretrain(arguments.name, arguments.params, paths)
+
+
+def _captioner(arguments: argparse.Namespace) -> None:
+    from training.captioner.config import load_captioner
+
+    config = load_captioner(arguments.params, arguments.name)
+    from assets.config import load_machine
+    from assets.shard_cache import load_shard_cache
+    from training.engine.distributed import processes_wanted
+
+    machine = load_machine(arguments.params)
+    if (processes := processes_wanted(machine)) > 1:
+        _become_torchrun(processes)
+    from training.captioner.run import Folders, make_captioned
+
+    folders = Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        out=arguments.out or Path("data/captioned") / arguments.name,
+        work=Path("work"),
+    )
+    make_captioned(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
 
 
 def _become_torchrun(processes: int) -> None:
@@ -62,4 +100,4 @@ def _become_torchrun(processes: int) -> None:
 
 if __name__ == "__main__":
     arguments = _parser().parse_args()
-    sys.exit(guarded(lambda: _pretrain(arguments)))
+    sys.exit(guarded(lambda: arguments.action(arguments)))

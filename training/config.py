@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from assets.config import entry, read_sections
 from assets.errors import ConfigError, message
 from assets.features.config import INDEX_CAPTION, NO_FEATURES, load_features
+from assets.reduction.config import NONE as NO_POLICY
+from assets.reduction.config import PolicyConfig, load_policy
 from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
@@ -239,8 +241,8 @@ class RunConfig(Section):
 
     recipe: str
     dataset: str
-    policy: Literal["none"]
-    """Which part of the data set is used; none takes all accepted samples."""
+    policy: str
+    """Which pairs are used, with which captions: a name of the section ``policies``; none takes all accepted ones."""
     features: str
     """Embeddings of the data set's pairs, a name of the section ``features``; none for recipes that want none."""
     seed: int = Field(ge=0, lt=2**32)
@@ -261,23 +263,53 @@ def load_recipe(params: Path, name: str) -> RecipeConfig:
 
 
 def load_run(params: Path, name: str) -> RunConfig:
-    """Read and check ``runs.NAME`` and that its recipe, data set and features exist.
+    """Read and check ``runs.NAME`` and that its recipe, data set, policy and features exist.
 
     Args:
         params: The params.yaml to read.
         name: The run.
 
     Raises:
-        ConfigError: Unknown run, recipe, data set or features, features of another data set, or a wrong value.
+        ConfigError: Unknown run, recipe, data set, policy or features; one of the latter two of another data set, or a
+            policy that does not fit the recipe; or a wrong value.
     """
     sections = read_sections(params)
-    run = parse(RunConfig, entry(sections, "runs", name, params), f"{params}: runs.{name}")
+    where = f"{params}: runs.{name}"
+    run = parse(RunConfig, entry(sections, "runs", name, params), where)
     entry(sections, "datasets", run.dataset, params)
     entry(sections, "recipes", run.recipe, params)
     if run.features != NO_FEATURES and (found := load_features(params, run.features).dataset) != run.dataset:
-        what = f"{params}: runs.{name} is of another data set than its features {run.features}"
-        raise ConfigError(message(what, run.dataset, found))
+        raise ConfigError(
+            message(f"{where} is of another data set than its features {run.features}", run.dataset, found)
+        )
+    if run.policy != NO_POLICY:
+        policy = load_policy(params, run.policy)
+        if policy.dataset != run.dataset:
+            what = f"{where} is of another data set than its policy {run.policy}"
+            raise ConfigError(message(what, run.dataset, policy.dataset))
+        check_captions(where, run, load_recipe(params, run.recipe), policy)
     return run
+
+
+def check_captions(where: str, run: RunConfig, recipe: RecipeConfig, policy: PolicyConfig) -> None:
+    """Refuse a policy whose captions the recipe would not see.
+
+    Args:
+        where: The run's place in params.yaml, for the error.
+        run: Names recipe, policy and features.
+        recipe: How to train.
+        policy: Which pairs, with which captions.
+
+    Raises:
+        ConfigError: With the reason.
+    """
+    if recipe.frozen_text is not None and policy.changes_captions:
+        what = (
+            f"{where}: policy {run.policy} changes captions, but the text of recipe {run.recipe} is frozen: rows that"
+        )
+        what += f" features {run.features} made of the captions as they were"
+        fix = f"set policies.{run.policy}.captions to {{kind: original}}, or train a recipe with a text tower"
+        raise ConfigError(message(what, fix=fix))
 
 
 def check_batch(budget: BudgetConfig, num_samples: int, world_size: int) -> None:
@@ -303,6 +335,6 @@ def check_batch(budget: BudgetConfig, num_samples: int, world_size: int) -> None
                 "the training split has fewer pairs than one batch",
                 num_samples,
                 f"at least {budget.batch_size}",
-                "lower recipes.*.budget.batch_size or add data",
+                "lower recipes.*.budget.batch_size, add data, or let the policy keep more",
             )
         )

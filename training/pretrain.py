@@ -12,6 +12,8 @@ from assets.config import MachineConfig, load_machine
 from assets.errors import ConfigError, message
 from assets.manifest import read_manifest, version_of
 from assets.progress import Stage
+from assets.reduction.plan import PLAN, read_plan
+from assets.reduction.plan import Plan as ReductionPlan
 from assets.shard_cache import cache_for
 from training.config import RecipeConfig, check_batch, load_recipe, load_run
 from training.data.holdout import hold_out, whole_images
@@ -46,6 +48,7 @@ class Paths:
         log: Curves, cost and environment of the run.
         profile: Where a trace of a few steps goes; None traces nothing.
         features: Embeddings of the pairs, from the stage ``features``; None for runs that have none.
+        reduced: Which pairs are used, from the stage ``reduce``; None for runs on all of them.
     """
 
     raw: Path
@@ -54,6 +57,7 @@ class Paths:
     log: Path
     profile: Path | None = None
     features: Path | None = None
+    reduced: Path | None = None
 
 
 def pretrain(name: str, params: Path, paths: Paths) -> None:
@@ -79,6 +83,11 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
     if features.snapshot:
         assert paths.features is not None
         inputs["features"] = version_of(paths.features)
+    reduction: ReductionPlan | None = None
+    if paths.reduced is not None:
+        reduction = read_plan(paths.reduced, paths.raw, paths.valid)
+        # the plan alone: the report beside it also says what making it took
+        inputs["reduced"] = read_manifest(paths.reduced)["files"][PLAN]["sha256"][:16]
     plan = Plan(
         name=name,
         run=run,
@@ -87,7 +96,7 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
         inputs=inputs,
     )
     with Stage(f"pretrain@{name}", quiet=rank() > 0) as stage, world(machine) as here:
-        pairs = load_pairs(paths.raw, paths.valid)
+        pairs = load_pairs(paths.raw, paths.valid, plan=reduction)
         pairs = replace(pairs, cache=cache_for(pairs.shards, params))
         check_cache(pairs, recipe.shuffle_window)
         _train_and_publish(plan, _Data(pairs, features), paths, machine, stage, here)

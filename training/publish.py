@@ -105,6 +105,7 @@ def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
         **seconds,
         "total_seconds": seconds["train_seconds"] + idle_seconds,
         "samples_seen": samples,
+        "pairs": run.num_pairs,
         "flops": run.fitted.flops * samples + run.fitted.episode_flops,
         "trainable_params": run.trainable_params,
         "inference_params": run.inference_params,

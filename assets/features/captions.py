@@ -52,7 +52,7 @@ def read_captions(
         One entry per shard that holds accepted pairs, in index order.
 
     Raises:
-        DataError: No pair is accepted, or some lack a caption of that name.
+        DataError: No pair is accepted, or some lack a caption of that name, or have a blank one.
     """
     others = [name for name in names if name != INDEX_CAPTION]
     columns = ["key", "shard", "caption", *(_PLACE if others else ())]
@@ -70,9 +70,9 @@ def read_captions(
     total = sum(map(len, shards))
     for name, keys in missing.items():
         if keys:
-            what = f"{len(keys)} of {total} accepted pairs have no caption {name!r} in their KEY.json ({keys[0]})"
-            fix = f"drop it from the features, or ingest a source that writes captions.{name}"
-            raise DataError(message(what, fix=fix))
+            what = f"{len(keys)} of {total} accepted pairs have no caption {name!r} in their KEY.json, or a blank one"
+            fix = f"drop it from the features, or ingest a source that writes captions.{name} for every pair"
+            raise DataError(message(f"{what} ({keys[0]})", fix=fix))
     return found
 
 
@@ -119,14 +119,15 @@ def _by_shard(index: pa.Table) -> list[pa.Table]:
 def _named(
     raw: Path, rows: pa.Table, names: Sequence[str], cache: ShardCache | None, missing: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Read captions of one shard by their names; keys that lack one are noted."""
+    """Read captions of one shard by their names; keys that lack one, or have a blank one, are noted."""
     captions: dict[str, list[str]] = {name: [] for name in names}
     for key, told in _told(raw, rows, cache):
         for name in names:
             text = told.get(name)
-            if not isinstance(text, str):
+            if not isinstance(text, str) or not text.strip():
                 missing[name].append(key)
-            captions[name].append(text if isinstance(text, str) else "")
+                text = ""
+            captions[name].append(text)
     return captions
 
 

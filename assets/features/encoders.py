@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from assets.embedding import multilingual, sentences
 from assets.embedding.encoder import TextEncoder
+from assets.errors import ConfigError, message
 from assets.features.config import FacetFeatures, FacetTexts, FeaturesConfig, SentenceFeatures
 from assets.language.facet_encoder import FacetEncoder
-from assets.language.model_files import load_language_model
+from assets.language.model_files import known_facts, load_language_model
 from assets.unit import unit
 
 LANGUAGE_MODELS = Path("work") / "language_models"
@@ -65,12 +66,12 @@ class Sentences:
 
     def __init__(self, config: SentenceFeatures, device: torch.device) -> None:
         english = config.encoder == "minilm"
+        # an engine with more threads than there are free cores crawls
         self._encoder: TextEncoder = (
-            sentences.SentenceEncoder(device) if english else multilingual.MultilingualEncoder()
+            sentences.SentenceEncoder(device) if english else multilingual.MultilingualEncoder(torch.get_num_threads())
         )
-        module = sentences if english else multilingual
-        self.width = module.WIDTH
-        self.facts: dict[str, Any] = {"model": module.PACKAGE, "version": importlib.metadata.version(module.PACKAGE)}
+        self.width = sentences.WIDTH if english else multilingual.WIDTH
+        self.facts: dict[str, Any] = facts_before_loading(config, device)
 
     def encode(self, captions: Sequence[str], group: TextGroup) -> Rows:
         """Return unit rows, [n, 1, D]."""
@@ -133,3 +134,25 @@ def make_encoder(config: FeaturesConfig, device: torch.device) -> RowEncoder:
         ConfigError: Its model is not there.
     """
     return Sentences(config, device) if isinstance(config, SentenceFeatures) else Facets(config, device)
+
+
+def facts_before_loading(config: FeaturesConfig, device: torch.device) -> dict[str, Any]:
+    """Return those facts of a config's encoder that do not follow from the config, without loading the encoder.
+
+    Args:
+        config: The entry of params.yaml.
+        device: Where it would compute.
+
+    Raises:
+        ConfigError: Its model is not there.
+        DataError: What is there is not a model.
+    """
+    if isinstance(config, FacetFeatures):
+        return {**known_facts(config.model, device, config.compute)}
+    package = (sentences if config.encoder == "minilm" else multilingual).PACKAGE
+    try:
+        return {"model": package, "version": importlib.metadata.version(package)}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            message(f"the package {package} is not installed", fix=f'run "pip install {package}"')
+        ) from error

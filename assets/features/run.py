@@ -8,7 +8,7 @@ shard are gathered from the chunks. What a cache depends on, the model's weights
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,18 @@ from assets.atomic import publish_folder
 from assets.code_stamp import code_digest
 from assets.config import MachineConfig
 from assets.device import pick_device
+from assets.errors import DataError, message
 from assets.features.captions import ShardCaptions, read_captions
 from assets.features.config import FeaturesConfig
-from assets.features.encoders import RowEncoder, TextGroup, groups_of, make_encoder
+from assets.features.encoders import RowEncoder, TextGroup, facts_before_loading, groups_of, make_encoder
 from assets.index import content_hash
-from assets.manifest import MANIFEST, read_manifest, value_digest, version_of
+from assets.manifest import MANIFEST, read_manifest, value_digest, verify_manifest, version_of
 from assets.progress import Stage
-from assets.row_files import RowFiles, write_array
+from assets.row_files import RowFiles, data_offset, write_array
 from assets.shard_cache import ShardCache
 from assets.sidecar import KIND, SidecarWriter
-from assets.text_rows import SLOT_MEANS
+from assets.text_rows import SLOT_MEANS, constant_slots, slot_name
+from assets.unit import unit
 
 CHUNK = 512
 """Distinct captions per unit of work; what a kill can cost."""
@@ -38,6 +40,9 @@ _TRIED = 16
 _COUNTED = 256
 _SECONDS_BETWEEN_LOOKS = 1.0
 _GIB = 1 << 30
+_SHOWN_CHARS = 80
+_STORED = np.dtype("<f2")
+"""Of the chunks; a chunk that is cut off is made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +80,27 @@ class _Job:
         """Return the captions of a chunk."""
         return self.captions[number * CHUNK : (number + 1) * CHUNK]
 
+    def path(self, number: int) -> Path:
+        """Return the file of a chunk."""
+        return self.folder / f"{number:06d}.npy"
+
+    def has(self, number: int, width: int) -> bool:
+        """Say whether a chunk is on disk and whole."""
+        try:
+            data_offset(self.path(number), _STORED, (len(self.chunk(number)), len(self.group.facets), width))
+        except DataError:
+            return False
+        return True
+
     @property
-    def paths(self) -> list[Path]:
-        """The files of all chunks."""
-        return [self.folder / f"{number:06d}.npy" for number in range(-(-len(self.captions) // CHUNK))]
+    def num_chunks(self) -> int:
+        """How many there are."""
+        return -(-len(self.captions) // CHUNK)
+
+    @property
+    def slots(self) -> list[str]:
+        """Names of the slots."""
+        return [slot_name((self.group.caption, facet)) for facet in self.group.facets]
 
 
 def make_features(
@@ -98,43 +120,62 @@ def make_features(
     Raises:
         ConfigError: The encoder is not installed or not there.
         DataError: An input folder is missing, unfinished or holds no accepted pair; a caption is missing, or its row
-            is not finite.
+            is not finite; a slot is the same for all pairs.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     read_manifest(folders.raw, "raw")
     read_manifest(folders.valid, "valid")
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    groups = groups_of(config)
     with Stage(f"features@{name}", quiet=rank > 0) as stage:
-        names = list(dict.fromkeys(group.caption for group in groups))
-        shards = read_captions(folders.raw, folders.valid, names, cache, stage)
-        encoder = make_encoder(config, pick_device(machine, int(os.environ.get("LOCAL_RANK", "0"))))
-        slots = [[group.caption, facet] for group in groups for facet in group.facets]
-        stage_config = {
-            "kind": config.kind,
+        device = pick_device(machine, int(os.environ.get("LOCAL_RANK", "0")))
+        made_of = {
             "entry": config.model_dump(mode="json"),
-            "slots": slots,
-            "centred": config.dtype == "int8",
-            "encoder": encoder.facts,
+            "encoder": facts_before_loading(config, device),
+            "code": code_digest("assets.features.run"),
+            "inputs": {"raw": version_of(folders.raw), "valid": version_of(folders.valid)},
         }
-        code = code_digest("assets.features.run")
-        inputs = {"raw": version_of(folders.raw), "valid": version_of(folders.valid)}
-        work = folders.work / "features" / name / value_digest({"config": stage_config, "code": code, "inputs": inputs})
-        jobs = [_job(group, shards, work / f"chunks-{number}") for number, group in enumerate(groups)]
-        if not (work / "rows" / MANIFEST).exists():
-            _embed(jobs, encoder, (rank, world_size), stage, sum(len(shard.keys) for shard in shards))
-        if rank:
-            return
-        _wait(jobs, stage)
-        writer = SidecarWriter(work / "rows", config.dtype, (len(slots), encoder.width))
-        if not (writer.folder / MANIFEST).exists():
-            _assemble(writer, jobs, shards, stage)
-        writer.finish([shard.name for shard in shards], name, stage_config, inputs, code)
-        publish_folder(writer.folder, folders.out)
+        work = folders.work / "features" / name / value_digest(made_of)
+        if _is_made(folders.out, made_of, stage):
+            stage.log.info("%s: %s is up to date", stage.name, folders.out)
+        else:
+            groups = groups_of(config)
+            captions = list(dict.fromkeys(group.caption for group in groups))
+            shards = read_captions(folders.raw, folders.valid, captions, cache, stage)
+            jobs = [_job(group, shards, work / f"chunks-{number}") for number, group in enumerate(groups)]
+            _refuse_equal_captions(jobs, name)
+            encoder = make_encoder(config, device)
+            if not (work / "rows" / MANIFEST).exists():
+                _embed(jobs, encoder, (rank, world_size), stage, sum(len(shard.keys) for shard in shards))
+            if rank:
+                return
+            _wait(jobs, encoder.width, stage)
+            rows = _put_together(name, made_of, jobs, shards, encoder, work / "rows", stage)
+            publish_folder(rows, folders.out)
+            counts = read_manifest(folders.out, KIND)["counts"]
+            stage.log.info("%s: rows of %d pairs in %s", stage.name, counts["rows"], folders.out)
         shutil.rmtree(work, ignore_errors=True)
-        rows = read_manifest(folders.out, KIND)["counts"]["rows"]
-        stage.log.info("%s: %d pairs x %d slots in %s", stage.name, rows, writer.row_shape[0], folders.out)
+
+
+def _is_made(folder: Path, made_of: Mapping[str, Any], stage: Stage) -> bool:
+    """Say whether a published folder was made of the same things, and is whole."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(folder)
+    told: dict[str, Any] = manifest["config"].get("stage") or {}
+    encoder: dict[str, Any] = told.get("encoder") or {}
+    found = {
+        "entry": told.get("entry"),
+        "encoder": {fact: encoder.get(fact) for fact in made_of["encoder"]},
+        "code": manifest["code"],
+        "inputs": manifest["inputs"],
+    }
+    if found != made_of:
+        return False
+    faults = verify_manifest(folder)
+    if faults:
+        stage.log.warning("%s: %s is made again, since %s", stage.name, folder, faults[0])
+    return not faults
 
 
 def _job(group: TextGroup, shards: Sequence[ShardCaptions], folder: Path) -> _Job:
@@ -142,24 +183,38 @@ def _job(group: TextGroup, shards: Sequence[ShardCaptions], folder: Path) -> _Jo
     return _Job(group, sorted(distinct, key=lambda caption: (content_hash(caption.encode()), caption)), folder)
 
 
+def _refuse_equal_captions(jobs: Sequence[_Job], name: str) -> None:
+    """Refuse slots of one caption before any work: nothing can be learnt from them."""
+    for job in jobs:
+        if len(job.captions) == 1:
+            raise DataError(_no_difference(name, job.slots, job.captions[0][:_SHOWN_CHARS]))
+
+
+def _no_difference(name: str, slots: Sequence[str], got: str) -> str:
+    what = f"slot {', '.join(slots)} of features {name} is the same for all pairs"
+    fix = f"drop it from features.{name}, or add pairs with other captions"
+    return message(what, got, "more than one distinct caption", fix)
+
+
 def _embed(jobs: Sequence[_Job], encoder: RowEncoder, share: tuple[int, int], stage: Stage, num_pairs: int) -> None:
     """Embed this process's share of the chunks that are not there yet."""
     rank, world_size = share
-    todo = [(job, number) for job in jobs for number in range(len(job.paths))][rank::world_size]
-    left = [(job, number) for job, number in todo if not job.paths[number].is_file()]
+    todo = [(job, number) for job in jobs for number in range(job.num_chunks)][rank::world_size]
+    left = [(job, number) for job, number in todo if not job.has(number, encoder.width)]
     if not left:
         return
     _tell_cost(jobs, left, encoder, stage, num_pairs)
     total = sum(len(job.chunk(number)) for job, number in todo)
     before = total - sum(len(job.chunk(number)) for job, number in left)
+    cut_in_trial = encoder.cut()
     with stage.progress("embed", total, "caption", before) as progress:
         for job, number in left:
             captions = job.chunk(number)
             rows = encoder.encode(captions, job.group).astype(np.float16)
-            write_array(job.paths[number], rows)
+            write_array(job.path(number), rows)
             progress.advance(len(captions), caption=job.group.caption)
-    if encoder.cut():
-        stage.log.warning("%s: %d captions were longer than the limit and have been cut", stage.name, encoder.cut())
+    if num_cut := encoder.cut() - cut_in_trial:
+        stage.log.warning("%s: %d captions were longer than the limit and have been cut", stage.name, num_cut)
 
 
 def _tell_cost(
@@ -185,13 +240,13 @@ def _tell_cost(
     )
 
 
-def _wait(jobs: Sequence[_Job], stage: Stage) -> None:
+def _wait(jobs: Sequence[_Job], width: int, stage: Stage) -> None:
     """Wait for the chunks of the other processes; torchrun ends this one if one of them fails."""
-    paths = [path for job in jobs for path in job.paths]
+    missing = [(job, number) for job in jobs for number in range(job.num_chunks)]
     told = False
-    while missing := sum(not path.is_file() for path in paths):
+    while missing := [(job, number) for job, number in missing if not job.has(number, width)]:
         if not told:
-            stage.log.info("%s: waiting for %d chunks of other processes", stage.name, missing)
+            stage.log.info("%s: waiting for %d chunks of other processes", stage.name, len(missing))
             told = True
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -200,8 +255,10 @@ class _Gatherer:
     """Finds the rows of captions in the chunks of a job."""
 
     def __init__(self, job: _Job, width: int) -> None:
-        lengths = [len(job.chunk(number)) for number in range(len(job.paths))]
-        self._files = RowFiles(job.paths, lengths, np.dtype("<f2"), (len(job.group.facets), width))
+        numbers = range(job.num_chunks)
+        lengths = [len(job.chunk(number)) for number in numbers]
+        paths = [job.path(number) for number in numbers]
+        self._files = RowFiles(paths, lengths, _STORED, (len(job.group.facets), width))
         self._place = {caption: place for place, caption in enumerate(job.captions)}
         self._caption = job.group.caption
 
@@ -211,8 +268,40 @@ class _Gatherer:
         return self._files.gather(places // CHUNK, places % CHUNK)
 
 
-def _assemble(writer: SidecarWriter, jobs: Sequence[_Job], shards: Sequence[ShardCaptions], stage: Stage) -> None:
-    """Gather the rows of every shard, with the mean of each slot; rows in int8 are centred."""
+def _put_together(
+    name: str,
+    made_of: Mapping[str, Any],
+    jobs: Sequence[_Job],
+    shards: Sequence[ShardCaptions],
+    encoder: RowEncoder,
+    folder: Path,
+    stage: Stage,
+) -> Path:
+    """Gather the rows of all shards in a finished folder, which may be there already."""
+    entry = made_of["entry"]
+    slots = [(job.group.caption, facet) for job in jobs for facet in job.group.facets]
+    writer = SidecarWriter(folder, entry["dtype"], (len(slots), encoder.width))
+    if not (folder / MANIFEST).exists():
+        means = _gather(writer, jobs, shards, stage)
+        if same := constant_slots(means):
+            names = [slot_name(slots[place]) for place in same]
+            raise DataError(_no_difference(name, names, "equal rows"))
+        write_array(folder / SLOT_MEANS, means)
+    stage_config = {
+        "kind": entry["kind"],
+        "entry": entry,
+        "slots": [list(slot) for slot in slots],
+        "centred": entry["dtype"] == "int8",
+        "encoder": encoder.facts,
+    }
+    writer.finish([shard.name for shard in shards], name, stage_config, made_of["inputs"], made_of["code"])
+    return folder
+
+
+def _gather(
+    writer: SidecarWriter, jobs: Sequence[_Job], shards: Sequence[ShardCaptions], stage: Stage
+) -> NDArray[np.float32]:
+    """Write the rows of every shard and return the mean of each slot, [R, D]; rows in int8 are centred."""
     gatherers = [_Gatherer(job, writer.row_shape[-1]) for job in jobs]
 
     def rows_of(shard: ShardCaptions) -> NDArray[np.float16]:
@@ -223,7 +312,7 @@ def _assemble(writer: SidecarWriter, jobs: Sequence[_Job], shards: Sequence[Shar
     with stage.progress("gather", len(shards) * (1 if whole else 2), "shard") as progress:
         for shard in shards:
             rows = rows_of(shard)
-            total += rows.astype(np.float64).sum(axis=0)
+            total += unit(rows.astype(np.float32)).sum(axis=0, dtype=np.float64)
             if whole:
                 writer.write_shard(shard.name, shard.keys, rows)
             progress.advance()
@@ -231,11 +320,11 @@ def _assemble(writer: SidecarWriter, jobs: Sequence[_Job], shards: Sequence[Shar
         for shard in () if whole else shards:
             writer.write_shard(shard.name, shard.keys, _quantised(rows_of(shard), means))
             progress.advance()
-    write_array(writer.folder / SLOT_MEANS, means)
+    return means
 
 
-def _quantised(rows: NDArray[Any], means: NDArray[np.float32]) -> NDArray[np.int8]:
+def _quantised(rows: NDArray[np.float16], means: NDArray[np.float32]) -> NDArray[np.int8]:
     """Centre rows and scale each by its own largest number; readers bring them to unit norm."""
-    centred = rows.astype(np.float32) - means
+    centred = unit(rows.astype(np.float32)) - means
     largest = np.abs(centred).max(axis=-1, keepdims=True)
     return np.rint(centred * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)

@@ -48,12 +48,31 @@ class LoadedModel:
     @property
     def facts(self) -> dict[str, str]:
         """What a manifest says of the model."""
-        return {
-            "model": self.name,
-            "model_digest": self.digest,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "transformers": transformers.__version__,
-        }
+        return _facts(self.name, self.digest, self.model.dtype)
+
+
+def _facts(name: str, digest: str, dtype: torch.dtype) -> dict[str, str]:
+    return {
+        "model": name,
+        "model_digest": digest,
+        "dtype": str(dtype).removeprefix("torch."),
+        "transformers": transformers.__version__,
+    }
+
+
+def known_facts(source: ModelSource, device: torch.device, dtype: DtypeName = "auto") -> dict[str, str]:
+    """Return the :attr:`LoadedModel.facts` that a model will have, without loading it; its files are read for that.
+
+    Args:
+        source: Where it is.
+        device: Where it would compute.
+        dtype: In which type, as for :func:`load_language_model`.
+
+    Raises:
+        ConfigError: The model is not there.
+        DataError: Its files are not those of a model.
+    """
+    return _facts(source.label, _digest(source.locate(), source), _resolved(dtype, device))
 
 
 def load_language_model(
@@ -75,13 +94,9 @@ def load_language_model(
         DataError: Its files are not those of a causal language model, or damaged.
     """
     place = source.locate()
-    if place.is_file():
-        digest = file_digest(place)[:16]
-        folder = _converted(place, digest, cache, source.remedy)
-    else:
-        folder = place
-        digest = _folder_digest(folder, source)
-    wanted = fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    digest = _digest(place, source)
+    folder = _converted(place, digest, cache, source.remedy) if place.is_file() else place
+    wanted = _resolved(dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
@@ -94,6 +109,10 @@ def load_language_model(
         ) from error
     module: Any = model
     return LoadedModel(source.label, digest, module.requires_grad_(False).eval().to(device), tokenizer)
+
+
+def _resolved(dtype: DtypeName, device: torch.device) -> torch.dtype:
+    return fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -111,8 +130,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _digest(place: Path, source: ModelSource) -> str:
+    """Name the content of a model's file, or of its folder with the commit it came from where there is one."""
+    return file_digest(place)[:16] if place.is_file() else _folder_digest(place, source)
+
+
 def _folder_digest(folder: Path, source: ModelSource) -> str:
-    """Name the content of a model's folder, and the commit it came from where there is one."""
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     names = {path.name for path in files}
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):

@@ -6,6 +6,7 @@ import pytest
 
 from assets.__main__ import main
 from assets.command import guarded
+from assets.config import SECTIONS
 from assets.errors import ConfigError, DataError, StoreError
 
 
@@ -53,7 +54,7 @@ def test_success_is_zero():
 
 def test_an_unknown_data_set_is_named_with_the_nearest(tmp_path, capsys):
     params = tmp_path / "params.yaml"
-    sections = ("profile", "machine", "store", "features", "recipes", "runs", "evaluation", "report")
+    sections = (name for name in SECTIONS if name != "datasets")
     params.write_text("\n".join([*(f"{name}: {{}}" for name in sections), "datasets: {emoji: {}}"]))
     assert main(["ingest", "--name", "emoij", "--params", str(params)]) == 2
     assert "did you mean 'emoji'?" in capsys.readouterr().err

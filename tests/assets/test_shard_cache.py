@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from assets import shard_cache, shard_download
+from assets.config import SECTIONS
 from assets.errors import ConfigError, DataError, StoreError
 from assets.shard_cache import ShardCache, evicted, load_shard_cache
 from assets.shard_download import split_url
@@ -325,7 +326,7 @@ def test_a_cache_travels_to_a_spawned_worker(object_store, cache):
 
 
 def test_params_say_how_large_the_cache_is(tmp_path):
-    sections = ("profile", "datasets", "features", "recipes", "runs", "evaluation", "report")
+    sections = (name for name in SECTIONS if name not in ("machine", "store"))
     (tmp_path / "params.yaml").write_text(
         "".join(f"{name}: {{}}\n" for name in sections)
         + "machine: {workers: 0, threads: 0, device: cpu, tensorboard: false, shard_cache_gib: 1.5}\n"

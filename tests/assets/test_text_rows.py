@@ -183,6 +183,18 @@ def test_a_slot_in_which_all_rows_are_equal_cannot_be_centred(tmp_path):
     assert read(folder, slots=("long/object", "raw/*"), center=True).shape == (len(KEYS), 2, WIDTH)
 
 
+def test_a_centred_row_of_zeros_or_a_slot_of_them_names_the_slot_and_no_new_run(tmp_path):
+    stored = np.ones((len(KEYS), 3, WIDTH), dtype=np.int8)
+    stored[3, 1] = 0
+    config, means = {"kind": "facets", "slots": SLOTS, "centred": True}, means_of(made_rows())
+    one = TextRows(write(tmp_path / "one", stored, config, means))
+    with pytest.raises(DataError, match=r"pair-3, slot long/overall, .*got 'norm 0.0'.*; leave it out of towers.text"):
+        one.rows(np.arange(5))
+    means[1] /= np.linalg.norm(means[1])
+    with pytest.raises(ConfigError, match=r"slot long/overall of .* has the same row for all pairs.*; leave it out of"):
+        TextRows(write(tmp_path / "all", stored, config, means))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_a_row_without_a_direction_is_refused_by_sample_and_slot(tmp_path, value):
     folder = write(tmp_path / "bad", made_rows().astype(np.float32))

@@ -14,6 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+from assets.config import MAY_BE_EMPTY
 from assets.index import index_row, rows_table, write_table
 from assets.manifest import version_of, write_manifest
 from assets.shards import ShardWriter
@@ -124,7 +125,7 @@ def write_params(path: Path, runs: dict, **sections: dict) -> Path:
         "machine": {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False},
         "store": {},
         "datasets": {"squares": {}},
-        "features": {},
+        **{section: {} for section in MAY_BE_EMPTY},
         "recipes": {"clip": {}, "siglip": {}},
         "runs": runs,
         "evaluation": EVALUATION,

@@ -58,7 +58,16 @@ def test_an_unknown_section_gets_the_nearest_one(faults):
 
 
 def test_a_missing_section_is_named(faults):
-    assert "lacks the sections report" in faults(lambda data: data.pop("report"))
+    assert "lacks the sections report; copy them from profiles/" in faults(lambda data: data.pop("report"))
+
+
+def test_a_file_from_before_policies_is_told_what_to_add(faults):
+    def change(data):
+        for section in ("embeddings", "captioners", "policies"):
+            del data[section]
+
+    text = faults(change)
+    assert 'add "embeddings: {}" and "captioners: {}" and "policies: {}"' in text
 
 
 @pytest.mark.parametrize(("section", "noun"), [("recipes", "recipe"), ("datasets", "data set")])
@@ -82,10 +91,87 @@ def test_features_may_be_none_or_an_entry_of_the_same_data_set(faults):
 
     lines = faults(change).splitlines()
     assert "features.none: unknown data set 'nope'" in lines[0]
-    assert "runs without features have that name" in lines[1]
-    assert "runs.far: features minilm are of another data set" in lines[2]
+    assert "features.none: that name says that none is wanted" in lines[1]
+    assert "runs.far: features minilm of another data set" in lines[2]
     assert "runs.mistyped: unknown features 'minilm2' (did you mean 'minilm'?)" in lines[3]
     assert len(lines) == 4
+
+
+def scored(data: dict, **policy) -> dict:
+    """Give a params.yaml a scorer, its embeddings, and a policy that goes by them."""
+    dataset = first("datasets")
+    data["embeddings"] = {"scorer": {"dataset": dataset, "run": first("runs")}}
+    steps = [{"kind": "clip_score", "keep": 0.5}]
+    half = {"dataset": dataset, "embeddings": "scorer", "captioner": "none", "steps": steps, **policy}
+    data["policies"] = {"half": half}
+    data["runs"]["reduced"] = data["runs"][first("runs")] | {"policy": "half"}
+    return data
+
+
+def test_a_run_on_a_policy_that_goes_by_another_run_is_fine(tmp_path):
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as stream:
+        YAML(typ="safe").dump(scored(deepcopy(VALID)), stream)
+    params = load_params(path)
+    assert params.runs["reduced"].policy == "half" and params.embeddings["scorer"].run == first("runs")
+
+
+def test_names_of_policies_embeddings_and_captioners_are_looked_up(faults):
+    def change(data):
+        scored(data, captioner="codebook")
+        data["embeddings"]["other"] = {"dataset": "nope", "run": "none", "checkpoint": {"kind": "folder", "path": "x"}}
+        data["embeddings"]["none"] = {"dataset": first("datasets"), "run": "rum"}
+        data["runs"]["lost"] = data["runs"][first("runs")] | {"policy": "hafl"}
+
+    lines = faults(change).splitlines()
+    assert "embeddings.none: unknown run 'rum'" in lines[0]
+    assert "embeddings.other: unknown data set 'nope'" in lines[1]
+    assert "embeddings.none: that name says that none is wanted" in lines[2]
+    assert "policies.half: unknown captioner 'codebook'; valid: none" in lines[3]
+    assert "runs.lost: unknown policy 'hafl' (did you mean 'half'?)" in lines[4]
+    assert len(lines) == 5
+
+
+def test_a_policy_and_its_run_must_be_of_one_data_set(faults):
+    def change(data):
+        data["datasets"]["other"] = data["datasets"][first("datasets")]
+        scored(data)["policies"]["half"]["dataset"] = "other"
+
+    lines = faults(change).splitlines()
+    assert f"policies.half: embeddings scorer of another data set, got '{first('datasets')}', wanted other" in lines[0]
+    assert f"runs.reduced: policy half of another data set, got 'other', wanted {first('datasets')}" in lines[1]
+    assert len(lines) == 2
+
+
+def test_a_scorer_that_needs_its_own_scores_is_told_its_circle(faults):
+    def change(data):
+        scored(data)["embeddings"]["scorer"]["run"] = "reduced"
+        data["runs"]["second"] = data["runs"]["reduced"]
+
+    (line,) = faults(change).splitlines()
+    assert "runs.reduced depends on itself (runs.reduced -> policies.half -> embeddings.scorer -> runs.reduced)" in line
+    assert "let embeddings.scorer name a run that does without them" in line
+
+
+def test_new_captions_are_refused_where_the_text_is_frozen(faults):
+    def change(data):
+        scored(data, captioner="codebook")
+        data["features"] = {"minilm": minilm(first("datasets"))}
+        recipe = deepcopy(data["recipes"]["clip_vit"])
+        recipe["towers"] |= {"text": {"kind": "frozen", "center": False}}
+        recipe["method"] = {"kind": "flame", "loss": "softmax"}
+        data["recipes"]["frozen"] = recipe
+        data["runs"]["reduced"] |= {"recipe": "frozen", "features": "minilm"}
+
+    lines = faults(change).splitlines()
+    assert "unknown captioner" in lines[0]
+    assert "runs.reduced: policy half changes captions, but the text of recipe frozen is frozen" in lines[1]
+    assert "captions to {kind: original}" in lines[1] and len(lines) == 2
+
+
+def test_embeddings_name_either_a_run_or_a_checkpoint(faults):
+    text = faults(lambda data: scored(data)["embeddings"]["scorer"].update(run="none"))
+    assert "params.yaml: embeddings.scorer: the model is that of a run or a checkpoint" in text
 
 
 def test_a_wrong_entry_of_features_is_named(faults):

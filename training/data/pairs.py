@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from assets.errors import ConfigError, DataError, message
 from assets.index import accepted_rows
 from assets.picture import PictureError
+from assets.reduction.plan import Plan
 from assets.shard_cache import GIB, ShardCache
 from assets.shard_download import CACHE_SETTING, is_url
 from training.data.decode import decode, decode_views
@@ -82,21 +84,25 @@ class Pairs:
             self.cache.prefetch([self.shards[shard] for shard in shards if is_url(self.shards[shard])])
 
 
-def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
-    """Join the index of a data set with the keys that validation accepted.
+def load_pairs(raw: Path, valid: Path, split: str = "train", plan: Plan | None = None) -> Pairs:
+    """Join the index of a data set with the keys that validation accepted, and with those that a policy kept.
 
     Args:
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
         split: The split to take.
+        plan: Which pairs to take, and with which captions; None takes all accepted ones as they are.
 
     Returns:
         The pairs in index order.
 
     Raises:
-        DataError: The split has no accepted pair, or validation accepted keys that the index does not have.
+        DataError: The split has no accepted pair, validation accepted keys that the index does not have, or the plan
+            keeps none, or pairs that are not accepted.
     """
     index = accepted_rows(raw, valid, _COLUMNS, split)
+    if plan is not None:
+        index = _planned(index, plan)
     encoded = index.column("shard").combine_chunks().dictionary_encode()
     return Pairs(
         folder=raw,
@@ -107,6 +113,19 @@ def load_pairs(raw: Path, valid: Path, split: str = "train") -> Pairs:
         keys=index.column("key").combine_chunks(),
         captions=index.column("caption").combine_chunks(),
     )
+
+
+def _planned(index: pa.Table, plan: Plan) -> pa.Table:
+    """Return the rows that a plan keeps, with its captions where it has some."""
+    if not len(plan.kept):
+        raise DataError(message("the policy keeps no pair", fix="let its steps keep more"))
+    index = index.filter(pc.field("key").isin(plan.kept))
+    # both are in index order, so equal keys are equal rows
+    if not index.column("key").combine_chunks().equals(plan.kept):
+        what = f"the policy keeps {len(plan.kept)} pairs, of which {len(index)} stand in the index in this order"
+        raise DataError(message(what, fix='rerun "dvc repro reduce"'))
+    captions = pc.coalesce(plan.captions, index.column("caption").combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
+    return index.set_column(index.column_names.index("caption"), "caption", captions)
 
 
 def check_cache(pairs: Pairs, window: int) -> None:

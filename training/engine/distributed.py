@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from torch import nn
 
 from assets.config import MachineConfig
 from assets.device import pick_device
-from assets.errors import ConfigError, message
+from assets.errors import ConfigError, DataError, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +117,30 @@ def world(machine: MachineConfig) -> Generator[World]:
     finally:
         if size > 1:
             dist.destroy_process_group()
+
+
+def agree_on_step(first: int, world: World, work: Path) -> None:
+    """Refuse to go on from different checkpoints, which would end in a deadlock at the last step.
+
+    Args:
+        first: Where this rank goes on.
+        world: The ranks; all must call it.
+        work: Where the checkpoints lie.
+
+    Raises:
+        DataError: Some rank goes on elsewhere.
+    """
+    if world.size == 1:
+        return
+    found = torch.empty(world.size, dtype=torch.int64, device=world.device)
+    dist.all_gather_into_tensor(found, torch.tensor([first], device=world.device))
+    steps = sorted(set(found.tolist()))
+    if len(steps) > 1:
+        raise DataError(
+            message(
+                f"the processes found different checkpoints in {work}",
+                f"steps {steps}",
+                "the same one everywhere",
+                "put work/ on a file system that all machines share",
+            )
+        )

@@ -8,18 +8,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from assets.config import MachineConfig
-from assets.errors import DataError, message
 from assets.progress import Stage
 from training.config import RecipeConfig
 from training.data.loader import Batch
 from training.engine.checkpoint import Checkpoints, TrainState, read_facts, whole
 from training.engine.clock import PHASES, TrainClock
-from training.engine.distributed import World
+from training.engine.distributed import World, agree_on_step
 from training.engine.episode import EmbedSettings, Episodes, SnapshotSource, StopAsked
 from training.engine.flops import FlopsProbe
 from training.engine.holdout import LOSS, holdout_scores
@@ -84,7 +82,7 @@ class Fitted:
 
 
 @contextmanager
-def _stop_on_signal() -> Generator[Callable[[], bool]]:
+def stop_on_signal() -> Generator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a flag that the loop looks at in each step."""
     asked = False
 
@@ -146,7 +144,7 @@ class Trainer:
             Stopped: A signal came; everything is saved.
         """
         first = self.checkpoints.load(self.state)
-        self._agree_on(first)
+        agree_on_step(first, self.world, self.fit.work)
         facts: dict[str, Any] = read_facts(self.checkpoints.complete()[-1]) if first else {}
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
@@ -157,7 +155,7 @@ class Trainer:
         batches = source(first)
         self.method.train()
         with (
-            _stop_on_signal() as asked_to_stop,
+            stop_on_signal() as asked_to_stop,
             stage.progress("train", self.steps, "step", first) as progress,
             traced_steps(self.fit.profile if self.world.is_main else None, stage) as traced,
         ):
@@ -191,23 +189,6 @@ class Trainer:
         fitted.episode_flops, fitted.memory_gib = self.episodes.flops, peak_memory_gib(self.world.device)
         fitted.utilisation = self._use(fitted, clock, self.steps - first)["mfu"]
         return fitted
-
-    def _agree_on(self, first: int) -> None:
-        """Refuse to go on from different checkpoints, which would end in a deadlock at the last step."""
-        if self.world.size == 1:
-            return
-        found = torch.empty(self.world.size, dtype=torch.int64, device=self.world.device)
-        dist.all_gather_into_tensor(found, torch.tensor([first], device=self.world.device))
-        steps = sorted(set(found.tolist()))
-        if len(steps) > 1:
-            raise DataError(
-                message(
-                    f"the processes found different checkpoints in {self.fit.work}",
-                    f"steps {steps}",
-                    "the same one everywhere",
-                    "put work/ on a file system that all machines share",
-                )
-            )
 
     def exported_tensors(self) -> dict[str, Tensor]:
         """Return the model's tensors that the recipe exports (last or best, averaged or not), whole, in main memory.

@@ -26,10 +26,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from assets.clustering.kmeans import KMeansConfig, Rows, kmeans
+from assets.clustering.principal import principal_components
 from assets.errors import ConfigError, message
 from assets.section import Section
-from training.clustering.kmeans import KMeansConfig, Rows, kmeans
-from training.clustering.principal import principal_components
 from training.config import BudgetConfig
 from training.data.loader import Batch
 from training.data.views import View, ViewsConfig

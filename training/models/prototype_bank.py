@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.clustering.kmeans import Clusters, Rows
-from training.clustering.rank_sums import cluster_means, whole_table
+from assets.clustering.kmeans import Clusters, Rows
+from assets.clustering.rank_sums import cluster_means, whole_table
 from training.losses.prototype import (
     hard_prototype_loss,
     leave_one_out,

@@ -1,8 +1,10 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +35,23 @@ def config(**values):
     return parse_features({**MINILM, **values}, "features.toy")
 
 
-@pytest.fixture
-def folders(tmp_path) -> Folders:
-    """Six pairs in two shards, of which the fifth is rejected."""
+def write_folders(tmp_path: Path, captions: list[str], others: list[str]) -> Folders:
+    """Write six pairs in two shards, of which the fifth is rejected."""
     raw, valid = tmp_path / "raw", tmp_path / "valid"
     samples = [
         Sample(f"key-{number}", b"no picture", "jpg", english, {"captions": {"en": english, "de": german}})
-        for number, (english, german) in enumerate(zip(CAPTIONS, GERMAN, strict=True))
+        for number, (english, german) in enumerate(zip(captions, others, strict=True))
     ]
     write_shards(raw, "train", [samples[:3], samples[3:]])
     write_manifest(raw, "raw", "toy", {}, {"samples": 6}, {}, "test")
     accept(valid, KEYS, "train")
     write_manifest(valid, "valid", "toy", {}, {"accepted": 5}, {}, "test")
     return Folders(raw, valid, tmp_path / "out", tmp_path / "work")
+
+
+@pytest.fixture
+def folders(tmp_path) -> Folders:
+    return write_folders(tmp_path, CAPTIONS, GERMAN)
 
 
 class Letters:
@@ -74,6 +80,7 @@ class Letters:
 def letters(monkeypatch):
     Letters.seen = []
     monkeypatch.setattr(run, "make_encoder", Letters)
+    monkeypatch.setattr(run, "facts_before_loading", lambda *_: {"model": "letters"})
     monkeypatch.setattr(run, "_tell_cost", lambda *_: None)
     monkeypatch.setattr(run, "CHUNK", 2)
     return Letters
@@ -145,6 +152,41 @@ def test_a_killed_run_loses_one_chunk_at_most_and_ends_in_the_same_bytes(folders
     assert files_of(folders.out / "whole") == files_of(folders.out / "cut")
 
 
+@pytest.mark.parametrize(
+    ("place", "calls", "embedded_before"),
+    [
+        ("make_encoder", 1, 0),
+        ("write_array", 2, 2),
+        ("_quantised", 1, 4),
+        ("publish_folder", 1, 4),
+        ("version_of", 1, 0),
+    ],
+)
+def test_a_stage_killed_anywhere_goes_on_to_the_same_bytes(
+    folders, letters, monkeypatch, place, calls, embedded_before
+):
+    make_features("toy", config(dtype="int8"), replace(folders, out=folders.out / "whole"), MACHINE)
+    cut, left, function = replace(folders, out=folders.out / "cut"), [calls], getattr(run, place)
+
+    def killed(*values):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, place, killed)
+        child = get_context("fork").Process(target=make_features, args=("toy", config(dtype="int8"), cut, MACHINE))
+        child.start()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL and not cut.out.exists()
+    letters.seen = []
+    make_features("toy", config(dtype="int8"), cut, MACHINE)
+    assert len(letters.seen) == 4 - embedded_before
+    assert files_of(folders.out / "whole") == files_of(cut.out)
+    assert not any((folders.work / "features" / "toy").iterdir())
+
+
 def test_two_processes_share_the_chunks_and_give_the_same_bytes(folders, letters, monkeypatch):
     make_features("toy", config(), replace(folders, out=folders.out / "one"), MACHINE)
     letters.seen = []
@@ -164,15 +206,83 @@ def test_another_encoder_or_caption_starts_another_cache(folders, letters, monke
     first = files_of(folders.out)
     letters.seen = []
     monkeypatch.setattr(Letters, "__init__", lambda self, *_: setattr(self, "facts", {"model": "other letters"}))
+    monkeypatch.setattr(run, "facts_before_loading", lambda *_: {"model": "other letters"})
     make_features("toy", config(), folders, MACHINE)
     assert len(letters.seen) == 4
     assert files_of(folders.out)["train/00000.npy"] == first["train/00000.npy"]
+
+
+def test_a_folder_that_is_up_to_date_costs_no_encoder(folders, letters, monkeypatch):
+    make_features("toy", config(), folders, MACHINE)
+    first, encoders = files_of(folders.out), []
+    monkeypatch.setattr(run, "make_encoder", lambda *_: encoders.append(1) or Letters())
+    make_features("toy", config(), folders, MACHINE)
+    assert not encoders
+    make_features("toy", config(dtype="int8"), folders, MACHINE)
+    write_manifest(folders.valid, "valid", "toy", {"other": 1}, {"accepted": 5}, {}, "test")
+    make_features("toy", config(dtype="int8"), folders, MACHINE)
+    make_features("toy", config(), folders, MACHINE)
+    assert len(encoders) == 3 and files_of(folders.out) == first
+
+
+def test_a_published_folder_that_is_damaged_is_made_again(folders, letters):
+    make_features("toy", config(), folders, MACHINE)
+    first, rows = files_of(folders.out), folders.out / "train/00000.npy"
+    rows.write_bytes(rows.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"00000\.npy is missing or cut off"):
+        TextRows(folders.out)
+    letters.seen = []
+    make_features("toy", config(), folders, MACHINE)
+    assert len(letters.seen) == 4 and files_of(folders.out) == first and verify_manifest(folders.out) == []
+
+
+def test_a_chunk_that_is_cut_off_is_embedded_again_and_the_others_are_not(folders, letters, monkeypatch):
+    make_features("toy", config(), replace(folders, out=folders.out / "whole"), MACHINE)
+    cut = replace(folders, out=folders.out / "cut")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "_put_together", killed)
+        make_features("toy", config(), cut, MACHINE)
+    (chunk, _) = sorted(folders.work.glob("features/toy/*/chunks-0/*.npy"))
+    chunk.write_bytes(chunk.read_bytes()[:-10])
+    letters.seen = []
+    make_features("toy", config(), cut, MACHINE)
+    assert len(letters.seen) == 2
+    assert files_of(folders.out / "whole") == files_of(folders.out / "cut")
 
 
 def test_a_caption_that_pairs_lack_is_refused_with_their_number(folders, letters):
     with pytest.raises(DataError, match="5 of 5 accepted pairs have no caption 'fr'"):
         make_features("toy", config(captions=["caption", "fr"]), folders, MACHINE)
     assert letters.seen == []
+
+
+def test_a_blank_caption_counts_as_none(tmp_path, letters):
+    folders = write_folders(tmp_path, CAPTIONS, [*GERMAN[:3], " \n", *GERMAN[4:]])
+    with pytest.raises(DataError, match=r"1 of 5 accepted pairs have no caption 'de' .*or a blank one \(key-3\); drop"):
+        make_features("toy", config(captions=["caption", "de"]), folders, MACHINE)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_slot_that_is_the_same_for_all_pairs_is_refused_before_any_work(tmp_path, letters, dtype):
+    folders = write_folders(tmp_path, CAPTIONS, ["ein Bild"] * 6)
+    fault = (
+        r"slot de/sentence of features toy is the same for all pairs, got 'ein Bild', wanted more.*; drop it from fea"
+    )
+    with pytest.raises(DataError, match=fault):
+        make_features("toy", config(captions=["caption", "de"], dtype=dtype), folders, MACHINE)
+    assert letters.seen == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_captions_that_differ_but_have_equal_rows_are_refused_too(tmp_path, letters, dtype):
+    folders = write_folders(tmp_path, CAPTIONS, ["Bild", "Bild.", "Bild!", "Bild?", "B ild", "Bil d"])
+    with pytest.raises(DataError, match="slot de/sentence of features toy is the same for all pairs, got 'equal rows'"):
+        make_features("toy", config(captions=["caption", "de"], dtype=dtype), folders, MACHINE)
+    assert not folders.out.exists()
 
 
 def test_data_without_accepted_pairs_are_refused(folders, letters):

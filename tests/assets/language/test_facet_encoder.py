@@ -70,7 +70,7 @@ def test_equal_captions_run_once_and_results_keep_the_order(toy, monkeypatch):
 @pytest.mark.parametrize("strategy", ["mask", "kv", "separate"])
 def test_the_size_of_batches_and_the_strategy_change_nothing(toy, strategy):
     wanted = encoder(toy).encode(CAPTIONS, "short")
-    for budget in (1, 300, 100_000):
+    for budget in (1, 300, 100_000, None):
         rows = encoder(toy, strategy=strategy, tokens_per_batch=budget).encode(CAPTIONS, "short")
         np.testing.assert_allclose(rows, wanted, **NEAR)
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from assets.errors import ConfigError, DataError
 from assets.language import model_files
-from assets.language.model_files import fast_dtype, load_language_model
+from assets.language.model_files import fast_dtype, known_facts, load_language_model
 from assets.language.model_source import FolderModel, GgufModel, HubModel, ModelSource, PackageModel
 from assets.manifest import MANIFEST, verify_manifest
 from tests.assets.language.toy_llama import save_folder, save_gguf, toy_tokenizer
@@ -41,6 +41,8 @@ def test_a_folder_loads_frozen_in_the_type_asked_for(tmp_path):
     assert loaded.tokenizer("a b")["input_ids"] == toy_tokenizer()("a b")["input_ids"]
     assert loaded.facts["model"] == "toy" and loaded.facts["dtype"] == "float32"
     half = load_language_model(folder_source(tmp_path / "toy"), tmp_path / "cache", CPU, "bfloat16")
+    for one, dtype in ((loaded, "float32"), (half, "bfloat16")):
+        assert known_facts(folder_source(tmp_path / "toy"), CPU, dtype) == one.facts
     assert half.model.dtype == torch.bfloat16 and half.digest == loaded.digest
     assert not (tmp_path / "cache").exists()
 
@@ -73,6 +75,7 @@ def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch):
     (tmp_path / "toy.gguf").rename(tmp_path / "moved" / "other.gguf")
     again = load_language_model(gguf_source(tmp_path / "moved" / "other.gguf"), cache, CPU, "float32")
     assert again.digest == loaded.digest and same_weights(saved, again.model)
+    assert known_facts(gguf_source(tmp_path / "moved" / "other.gguf"), CPU, "float32") == again.facts
 
 
 @pytest.mark.parametrize("fault", ["no manifest", "cut off"])

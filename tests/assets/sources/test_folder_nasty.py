@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from assets.config import SECTIONS
 from assets.index import read_index
 from assets.ingest import ingest
 from assets.section import parse, read_yaml
@@ -158,11 +159,11 @@ def stages(tmp_path_factory) -> Stages:
     said: list[str] = []
     log = type("Log", (), {"warning": lambda self, form, *values: said.append(form % values)})()
     machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
-    sections = {name: {} for name in ("store", "features", "recipes", "runs", "evaluation", "report")}
+    sections = {name: {} for name in SECTIONS}
     (dataset,) = read_yaml(PROFILE)["datasets"].values()
     # a third of the files is bad on purpose
     validation = {**dataset["validation"], "limits": dict.fromkeys(dataset["validation"]["limits"], 0.5)}
-    data = {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": validation}}, **sections}
+    data = sections | {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": validation}}}
     (root / "params.yaml").write_text(json.dumps(data))
     train = {"path": str(folder), "role": "train", "captions": "sidecar"}
     config = parse(FolderConfig, {"kind": "folder", "licence": "CC0", "splits": {"train": train}}, "source")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from assets.atomic import write_json
+from assets.config import SECTIONS
 from assets.index import INDEX, index_row, rows_table, write_table
 from assets.manifest import write_manifest
 from assets.shards import ShardWriter
@@ -101,8 +102,7 @@ def make_raw(tmp_path: Path) -> MakeRaw:
 def write_params(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     def write(validation: dict[str, Any]) -> Path:
         path = tmp_path / "params.yaml"
-        names = ("store", "features", "recipes", "runs", "evaluation", "report")
-        sections: dict[str, Any] = {name: {} for name in names}
+        sections: dict[str, Any] = {name: {} for name in SECTIONS}
         machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
         sections |= {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": validation}}}
         path.write_text(json.dumps(sections), encoding="utf-8")

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from assets.clustering.kmeans import Clusters, Rows
 from assets.config import load_machine
 from assets.errors import ConfigError, DataError
 from assets.progress import Stage
 from tests.training.episode_batches import PROTOCLIP, ROWS, TEACHER, batch_of, snapshots
 from tests.training.frozen_text import ENTRY, text_facts, towers, write_features
-from training.clustering.kmeans import Clusters, Rows
 from training.config import OptimConfig, load_recipe
 from training.engine.clock import TrainClock
 from training.engine.distributed import World

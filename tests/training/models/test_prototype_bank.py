@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from training.clustering.kmeans import Clusters, KMeansConfig, Rows, kmeans
-from training.clustering.rank_sums import cluster_means
+from assets.clustering.kmeans import Clusters, KMeansConfig, Rows, kmeans
+from assets.clustering.rank_sums import cluster_means
 from training.models.prototype_bank import BankRules, BankShape, PrototypeBank
 
 CASE = np.load(Path(__file__).parents[2] / "fixtures/protoclip/case_a.npz")

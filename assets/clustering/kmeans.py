@@ -13,9 +13,9 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
+from assets.clustering.rank_sums import blocks, cluster_sums, fetch_rows, sum_over_ranks
 from assets.errors import ConfigError, message
 from assets.section import Section
-from training.clustering.rank_sums import blocks, cluster_sums, fetch_rows, sum_over_ranks
 
 _DISTANCES = 1 << 24
 """Distances in memory at a time; 64 MiB."""

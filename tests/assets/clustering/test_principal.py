@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.clustering.principal import principal_components
+from assets.clustering.principal import principal_components
 
 CASE = np.load(Path(__file__).parents[2] / "fixtures/protoclip/case_a.npz")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.clustering.rank_sums import blocks, sum_over_ranks
+from assets.clustering.rank_sums import blocks, sum_over_ranks
 
 
 @torch.no_grad()

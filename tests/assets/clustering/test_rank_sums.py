@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.clustering import rank_clusters
-from training.clustering.rank_sums import cluster_means, fetch_rows, whole_table
+from assets.clustering.rank_sums import cluster_means, fetch_rows, whole_table
+from tests.assets.clustering import rank_clusters
 from training.engine.distributed import World
 
 

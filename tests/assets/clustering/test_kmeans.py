@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from assets.clustering.kmeans import KMeansConfig, Rows, kmeans, nearest
 from assets.errors import ConfigError
-from training.clustering.kmeans import KMeansConfig, Rows, kmeans, nearest
 
 CASE = np.load(Path(__file__).parents[2] / "fixtures/protoclip/case_a.npz")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from assets.clustering.kmeans import KMeansConfig, Rows, kmeans
+from assets.clustering.principal import principal_components
+from assets.clustering.rank_sums import cluster_means, whole_table
 from assets.config import MachineConfig
-from training.clustering.kmeans import KMeansConfig, Rows, kmeans
-from training.clustering.principal import principal_components
-from training.clustering.rank_sums import cluster_means, whole_table
 from training.engine.distributed import World, world
 
 SIZE, SHARE = 120, 4

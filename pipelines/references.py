@@ -1,0 +1,122 @@
+"""The names by which entries of params.yaml refer to each other: each must exist and fit, and none lead in a circle."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assets.errors import ConfigError, message
+from assets.section import Section, unknown
+
+NONE = "none"
+"""What an entry names that wants nothing of a section; no entry may have that name."""
+Entries = Mapping[str, Mapping[str, Section]]
+"""Section -> name -> the entries that could be parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A field that holds the name of another entry.
+
+    Attributes:
+        field: Its name.
+        section: Where the other entry stands.
+        optional: Whether ``none`` is a value.
+        same_data: Whether both must be of one data set.
+    """
+
+    field: str
+    section: str
+    optional: bool = False
+    same_data: bool = False
+
+
+_NOUNS = {"captioners": "captioner", "datasets": "data set", "policies": "policy", "recipes": "recipe", "runs": "run"}
+_DATASET = _Reference("dataset", "datasets")
+REFERENCES: dict[str, tuple[_Reference, ...]] = {
+    "features": (_DATASET,),
+    "embeddings": (_DATASET, _Reference("run", "runs", optional=True)),
+    "captioners": (_DATASET,),
+    "policies": (
+        _DATASET,
+        _Reference("embeddings", "embeddings", optional=True, same_data=True),
+        _Reference("captioner", "captioners", optional=True, same_data=True),
+    ),
+    "runs": (
+        _Reference("recipe", "recipes"),
+        _DATASET,
+        _Reference("policy", "policies", optional=True, same_data=True),
+        _Reference("features", "features", optional=True, same_data=True),
+    ),
+}
+
+
+def wrong_references(data: Mapping[str, Any], entries: Entries) -> Iterator[str]:
+    """Find what is wrong with the names in params.yaml.
+
+    Args:
+        data: All sections as they stand in the file: a name that is there counts, even if its entry is faulty.
+        entries: The sections in ``REFERENCES`` and ``recipes``.
+
+    Yields:
+        One sentence per fault, which begins with the place.
+    """
+    for section, references in REFERENCES.items():
+        for name, config in entries[section].items():
+            for reference in references:
+                yield from _wrong(f"{section}.{name}", config, reference, data, entries)
+        if isinstance(data[section], dict) and NONE in data[section]:
+            yield f"{section}.{NONE}: that name says that none is wanted; choose another one"
+    yield from _circles(entries)
+    yield from _unseen_captions(entries)
+
+
+def _wrong(
+    where: str, config: Section, reference: _Reference, data: Mapping[str, Any], entries: Entries
+) -> Iterator[str]:
+    """Yield what is wrong with one name: that nothing has it, or that what has it is of another data set."""
+    section, wanted = reference.section, str(getattr(config, reference.field))
+    if reference.optional and wanted == NONE:
+        return
+    names = [str(key) for key in data[section]] if isinstance(data[section], dict) else []
+    if wanted not in names:
+        valid = [NONE, *names] if reference.optional else names
+        yield f"{where}: {unknown(wanted, valid, _NOUNS.get(section, section))}"
+    elif reference.same_data and wanted in entries[section]:
+        of, own = (str(getattr(entry, "dataset", "")) for entry in (entries[section][wanted], config))
+        if of != own:
+            yield message(f"{where}: {_NOUNS.get(section, section)} {wanted} of another data set", of, own)
+
+
+def _circles(entries: Entries) -> Iterator[str]:
+    """Yield each circle of runs that train on what a model says that trains on them; such a stage never begins."""
+    ways = {"runs": ("policy", "policies"), "policies": ("embeddings", "embeddings"), "embeddings": ("run", "runs")}
+    seen: set[tuple[str, str]] = set()
+    for run in entries["runs"]:
+        path: list[tuple[str, str]] = []
+        here = ("runs", run)
+        while here not in seen and here[1] in entries[here[0]]:
+            seen.add(here)
+            path.append(here)
+            field, section = ways[here[0]]
+            here = (section, str(getattr(entries[path[-1][0]][path[-1][1]], field)))
+        if here in path:
+            circle = [*path[path.index(here) :], here]
+            scorer = next(name for section, name in circle if section == "embeddings")
+            places = " -> ".join(f"{section}.{name}" for section, name in circle)
+            fix = f"let embeddings.{scorer} name a run that does without them, such as one whose policy is {NONE}"
+            yield message(f"{here[0]}.{here[1]} depends on itself ({places})", fix=fix)
+
+
+def _unseen_captions(entries: Entries) -> Iterator[str]:
+    """Yield the runs whose policy changes captions that their frozen text was made without."""
+    from assets.reduction.config import PolicyConfig
+    from training.config import RecipeConfig, RunConfig, check_captions
+
+    for name, run in entries["runs"].items():
+        assert isinstance(run, RunConfig)
+        policy, recipe = entries["policies"].get(run.policy), entries["recipes"].get(run.recipe)
+        if isinstance(policy, PolicyConfig) and isinstance(recipe, RecipeConfig):
+            try:
+                check_captions(f"runs.{name}", run, recipe, policy)
+            except ConfigError as error:
+                yield str(error)
