@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from assets.config import SECTIONS
 from assets.errors import DataError
 from assets.index import read_index
 from assets.ingest import ingest
@@ -149,8 +150,8 @@ def stages(tmp_path_factory) -> Iterator[Stages]:
     write_tar(root / "00001.tar", given[30:])
     params = root / "params.yaml"
     machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
-    sections = {name: {} for name in ("store", "features", "recipes", "runs", "evaluation", "report")}
-    data = {"profile": "test", "machine": machine, "datasets": {"toy": {"validation": VALIDATION}}, **sections}
+    datasets = {"toy": {"validation": VALIDATION}}
+    data = dict.fromkeys(SECTIONS, {}) | {"profile": "test", "machine": machine, "datasets": datasets}
     params.write_text(json.dumps(data))
     decoded = []
     load = ImageFile.ImageFile.load
