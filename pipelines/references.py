@@ -11,6 +11,8 @@ NONE = "none"
 """What an entry names that wants nothing of a section; no entry may have that name."""
 Entries = Mapping[str, Mapping[str, Section]]
 """Section -> name -> the entries that could be parsed."""
+Place = tuple[str, str]
+"""Section and name of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ _DATASET = _Reference("dataset", "datasets")
 REFERENCES: dict[str, tuple[_Reference, ...]] = {
     "features": (_DATASET,),
     "embeddings": (_DATASET, _Reference("run", "runs", optional=True)),
-    "captioners": (_DATASET,),
+    "captioners": (_DATASET, _Reference("run", "runs", optional=True)),
     "policies": (
         _DATASET,
         _Reference("embeddings", "embeddings", optional=True, same_data=True),
@@ -48,6 +50,17 @@ REFERENCES: dict[str, tuple[_Reference, ...]] = {
         _Reference("features", "features", optional=True, same_data=True),
     ),
 }
+
+
+_JUDGES = ("embeddings", "captioners")
+"""What a policy goes by."""
+_WAYS: dict[str, dict[str, str]] = {
+    "runs": {"policy": "policies"},
+    "policies": {"embeddings": "embeddings", "captioner": "captioners"},
+    "embeddings": {"run": "runs"},
+    "captioners": {"run": "runs"},
+}
+"""Section -> field -> section of the entry that it names: the ways that could lead in a circle."""
 
 
 def wrong_references(data: Mapping[str, Any], entries: Entries) -> Iterator[str]:
@@ -89,22 +102,30 @@ def _wrong(
 
 def _circles(entries: Entries) -> Iterator[str]:
     """Yield each circle of runs that train on what a model says that trains on them; such a stage never begins."""
-    ways = {"runs": ("policy", "policies"), "policies": ("embeddings", "embeddings"), "embeddings": ("run", "runs")}
-    seen: set[tuple[str, str]] = set()
+    done: set[Place] = set()
     for run in entries["runs"]:
-        path: list[tuple[str, str]] = []
-        here = ("runs", run)
-        while here not in seen and here[1] in entries[here[0]]:
-            seen.add(here)
-            path.append(here)
-            field, section = ways[here[0]]
-            here = (section, str(getattr(entries[path[-1][0]][path[-1][1]], field)))
-        if here in path:
-            circle = [*path[path.index(here) :], here]
-            scorer = next(name for section, name in circle if section == "embeddings")
-            places = " -> ".join(f"{section}.{name}" for section, name in circle)
-            fix = f"let embeddings.{scorer} name a run that does without them, such as one whose policy is {NONE}"
-            yield message(f"{here[0]}.{here[1]} depends on itself ({places})", fix=fix)
+        if circle := _circle(("runs", run), [], entries, done):
+            done.update(circle)
+            judge = next(place for place in circle if place[0] in _JUDGES)
+            places = " -> ".join(".".join(place) for place in circle)
+            fix = f"let {'.'.join(judge)} name a run that does without it, such as one whose policy is {NONE}"
+            yield message(f"runs.{circle[0][1]} depends on itself ({places})", fix=fix)
+
+
+def _circle(here: Place, path: list[Place], entries: Entries, done: set[Place]) -> list[Place]:
+    """Follow all ways from an entry; return the first circle, which begins and ends with a run, or an empty list."""
+    if here in path:
+        circle = path[path.index(here) :]
+        first = next(i for i, (section, _) in enumerate(circle) if section == "runs")
+        return [*circle[first:], *circle[:first], circle[first]]
+    section, name = here
+    if here in done or name not in entries[section]:
+        return []
+    for field, following in _WAYS[section].items():
+        if circle := _circle((following, str(getattr(entries[section][name], field))), [*path, here], entries, done):
+            return circle
+    done.add(here)
+    return []
 
 
 def _unseen_captions(entries: Entries) -> Iterator[str]:

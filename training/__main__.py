@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     described.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     described.add_argument("--raw", type=Path, help="raw data set (default: data/raw/DATASET of the entry)")
     described.add_argument("--valid", type=Path, help="validated keys (default: data/valid/DATASET of the entry)")
+    described.add_argument("--model", type=Path, help="start of its image tower (default: models/RUN, if it names any)")
     described.add_argument("--out", type=Path, help="folder to publish (default: data/captioned/NAME)")
     described.set_defaults(action=_captioner)
     return parser
@@ -71,7 +72,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _captioner(arguments: argparse.Namespace) -> None:
-    from training.captioner.config import load_captioner
+    from training.captioner.config import NO_RUN, load_captioner
 
     config = load_captioner(arguments.params, arguments.name)
     from assets.config import load_machine
@@ -86,6 +87,7 @@ def _captioner(arguments: argparse.Namespace) -> None:
     folders = Folders(
         raw=arguments.raw or Path("data/raw") / config.dataset,
         valid=arguments.valid or Path("data/valid") / config.dataset,
+        export=None if config.run == NO_RUN else arguments.model or Path("models") / config.run,
         out=arguments.out or Path("data/captioned") / arguments.name,
         work=Path("work"),
     )

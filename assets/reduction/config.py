@@ -108,6 +108,14 @@ class SemDedupStep(ClusteringConfig):
         return self
 
 
+class NearDuplicatesStep(Section):
+    """Keeps the first, in index order, of pictures that look nearly the same; no model is asked."""
+
+    kind: Literal["near_duplicates"]
+    max_distance: float = Field(default=0.06, ge=0, le=0.5)
+    """Share of a picture's variance that another leaves unexplained, up to which they do; as in validation."""
+
+
 class ConceptBalanceStep(Section):
     """Thins out pairs of frequent concepts only (MetaCLIP)."""
 
@@ -130,7 +138,7 @@ class ConceptBalanceStep(Section):
         return self
 
 
-Step = RandomStep | TldrStep | ClipScoreStep | SemDedupStep | ConceptBalanceStep
+Step = RandomStep | TldrStep | ClipScoreStep | SemDedupStep | NearDuplicatesStep | ConceptBalanceStep
 
 
 class CaptionFilter(Section):

@@ -126,7 +126,17 @@ def reduce(
             for partial in work.rglob(".*.partial"):
                 partial.unlink()
             dataset = json.loads((folders.raw / DATASET).read_text(encoding="utf-8"))
-            shop = Workshop(pool, class_names(dataset), inputs, config.seed, root / "clusters", stage)
+            shop = Workshop(
+                pool,
+                class_names(dataset),
+                inputs,
+                config.seed,
+                root / "shared",
+                stage,
+                folders.raw,
+                machine.workers,
+                cache,
+            )
             decisions = _decide(config, shop, work, time.monotonic() - begin)
             output = work / "output"
             plan, outcomes = _plan(config, pool, decisions)

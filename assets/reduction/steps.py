@@ -20,13 +20,14 @@ from assets.atomic import atomic_file, atomic_folder, write_json
 from assets.code_stamp import code_digest
 from assets.manifest import value_digest
 from assets.progress import Stage
-from assets.reduction import clip_score, concept_balance, random_subset, semdedup, tldr
+from assets.reduction import clip_score, concept_balance, near_duplicates, random_subset, semdedup, tldr
 from assets.reduction.budget import resolve
 from assets.reduction.clusters import ClusteringConfig, Clusters, cluster
 from assets.reduction.config import (
     ClipScoreStep,
     ConceptBalanceStep,
     Features,
+    NearDuplicatesStep,
     RandomStep,
     SemDedupStep,
     Step,
@@ -38,6 +39,7 @@ from assets.reduction.pool import Pool, check_step
 from assets.reduction.selection import Selection, selection
 from assets.reduction.steps_concepts import find_concepts
 from assets.row_files import write_array
+from assets.shard_cache import ShardCache
 
 NO_CLUSTER = -1
 _MOST_WHITENED = 1_000_000
@@ -73,8 +75,11 @@ class Workshop:
         names: Names of the data set's classes (:func:`assets.reduction.steps_concepts.class_names`).
         versions: Name of an input -> its version.
         seed: Of the policy.
-        folder: Where clusterings are kept.
+        folder: Where clusterings, and what was measured of pictures, are kept.
         stage: For progress.
+        raw: From ``ingest``.
+        workers: Processes that decode pictures.
+        cache: Knows the object store, for shards that lie in one.
     """
 
     pool: Pool
@@ -83,6 +88,9 @@ class Workshop:
     seed: int
     folder: Path
     stage: Stage
+    raw: Path
+    workers: int = 0
+    cache: ShardCache | None = None
 
 
 def carry_out(step: Step, number: int, rows: NDArray[np.int64], shop: Workshop, kept: Path) -> Outcome:
@@ -111,6 +119,8 @@ def carry_out(step: Step, number: int, rows: NDArray[np.int64], shop: Workshop, 
         outcome = _balance(step, rows, shop)
     elif isinstance(step, SemDedupStep):
         outcome = _semdedup(step, rows, shop)
+    elif isinstance(step, NearDuplicatesStep):
+        outcome = _near_duplicates(step, rows, shop)
     else:
         outcome = _tldr(step, rows, shop)
     outcome = replace(outcome, seconds=outcome.seconds + time.monotonic() - begin)
@@ -171,6 +181,12 @@ def _semdedup(step: SemDedupStep, rows: NDArray[np.int64], shop: Workshop) -> Ou
     return Outcome(selection((stays, dropped)), facts, found.labels, order, nearest.similarity, before)
 
 
+def _near_duplicates(step: NearDuplicatesStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
+    keys, work = shop.pool.keys.take(pa.array(rows)), shop.folder / "looks" / shop.versions["raw"]
+    stays = near_duplicates.keep(shop.raw, keys, step.max_distance, work, shop.workers, shop.stage, shop.cache)
+    return Outcome(selection((stays, "looks nearly like an earlier one")), {"max_distance": step.max_distance})
+
+
 def _balance(step: ConceptBalanceStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
     pool = shop.pool
     found = find_concepts(pool.captions.take(pa.array(rows)), shop.names, step.entries, step.min_count)
@@ -224,7 +240,7 @@ def clustered(
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
         "code": code_digest("assets.reduction.clusters"),
     }
-    folder = shop.folder / value_digest(facts)
+    folder = shop.folder / "clusters" / value_digest(facts)
     if folder.is_dir():
         made = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         labels, centroids, distances = (np.load(folder / f"{name}.npy") for name in _ARRAYS)

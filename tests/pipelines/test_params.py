@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from assets.errors import ConfigError
 from assets.section import read_yaml
 from pipelines.params import load_params, load_store
+from tests.training.captioner.conftest import ENTRY
 
 DEMO = Path(__file__).resolve().parents[2] / "profiles" / "demo.yaml"
 VALID = read_yaml(DEMO)
@@ -150,7 +151,19 @@ def test_a_scorer_that_needs_its_own_scores_is_told_its_circle(faults):
 
     (line,) = faults(change).splitlines()
     assert "runs.reduced depends on itself (runs.reduced -> policies.half -> embeddings.scorer -> runs.reduced)" in line
-    assert "let embeddings.scorer name a run that does without them" in line
+    assert "let embeddings.scorer name a run that does without it" in line
+
+
+def test_a_captioner_that_starts_as_a_run_on_its_own_captions_is_told_its_circle(faults):
+    def change(data):
+        scored(data, captioner="codebook")["captioners"]["codebook"] = ENTRY | {
+            "dataset": first("datasets"),
+            "run": "reduced",
+        }
+
+    (line,) = faults(change).splitlines()
+    assert "(runs.reduced -> policies.half -> captioners.codebook -> runs.reduced)" in line
+    assert "let captioners.codebook name a run that does without it" in line
 
 
 def test_new_captions_are_refused_where_the_text_is_frozen(faults):

@@ -151,7 +151,7 @@ def stages(tmp_path_factory) -> Iterator[Stages]:
     params = root / "params.yaml"
     machine = {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False}
     datasets = {"toy": {"validation": VALIDATION}}
-    data = dict.fromkeys(SECTIONS, {}) | {"profile": "test", "machine": machine, "datasets": datasets}
+    data = {name: {} for name in SECTIONS} | {"profile": "test", "machine": machine, "datasets": datasets}
     params.write_text(json.dumps(data))
     decoded = []
     load = ImageFile.ImageFile.load

@@ -13,6 +13,9 @@ from assets.section import Section, parse
 from training.config import BudgetConfig, OptimConfig, TextTransformer, VisionTransformer
 from training.data.views import ViewsConfig
 
+NO_RUN = "none"
+"""What a captioner names whose image tower starts at random."""
+
 
 class CodebookConfig(Section):
     """The codebook and how it learns."""
@@ -64,6 +67,8 @@ class CaptionerConfig(Section):
 
     dataset: str
     """The data set whose accepted training pairs it learns from and describes."""
+    run: str
+    """The run whose image tower this one's starts as, or none for fresh weights."""
     seed: int = Field(ge=0, lt=2**32)
     """Decides initial weights, order, views and the revival of codes."""
     image_size: int = Field(ge=8, le=4096)
@@ -122,16 +127,18 @@ class CaptionerConfig(Section):
 
 
 def load_captioner(params: Path, name: str) -> CaptionerConfig:
-    """Read and check ``captioners.NAME`` and that its data set exists.
+    """Read and check ``captioners.NAME`` and that its data set and run exist.
 
     Args:
         params: The params.yaml to read.
         name: The captioner.
 
     Raises:
-        ConfigError: Unknown captioner, data set or key, wrong type or value.
+        ConfigError: Unknown captioner, data set, run or key, wrong type or value.
     """
     sections = read_sections(params)
     config = parse(CaptionerConfig, entry(sections, "captioners", name, params), f"{params}: captioners.{name}")
     entry(sections, "datasets", config.dataset, params)
+    if config.run != NO_RUN:
+        entry(sections, "runs", config.run, params)
     return config

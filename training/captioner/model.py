@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from assets.atomic import write_json
-from assets.errors import DataError, message
+from assets.errors import ConfigError, DataError, message
 from assets.section import parse
 from training.captioner.config import CaptionerConfig
 from training.captioner.decoder import Decoder
 from training.captioner.quantiser import Quantised, Quantiser
 from training.captioner.vocabulary import Vocabulary
+from training.models.export_files import WEIGHTS_FILE as EXPORT_FILE
 from training.models.image_pass import encode_image
 
 CONFIG_FILE = "captioner_config.json"
@@ -125,12 +126,34 @@ def load_captioner_model(folder: Path) -> tuple[CaptionModel, CaptionerConfig, d
     return model.eval(), config, described["holdout"]
 
 
-def fresh_model(config: CaptionerConfig, clip_ids: NDArray[np.int64]) -> CaptionModel:
-    """Build a captioner whose weights depend on its seed alone.
+def new_model(config: CaptionerConfig, clip_ids: NDArray[np.int64], export: Path | None) -> CaptionModel:
+    """Build a captioner whose weights depend on its seed and on the export alone.
 
     Args:
         config: Its entry in params.yaml.
         clip_ids: From :func:`training.captioner.vocabulary.used_tokens`.
+        export: A model folder whose image tower this one's starts as; None starts at random.
+
+    Raises:
+        ConfigError: The export's image tower is of another shape.
     """
     torch.manual_seed(config.seed)
-    return CaptionModel(config, clip_ids)
+    model = CaptionModel(config, clip_ids)
+    if export is not None:
+        _start_as(model.visual, export)
+    return model
+
+
+def _start_as(tower: nn.Module, export: Path) -> None:
+    """Load an image tower from a model folder."""
+    tensors = load_file(export / EXPORT_FILE)
+    wanted = tower.state_dict()
+    found = {name: tensors[f"visual.{name}"] for name in wanted if f"visual.{name}" in tensors}
+    for name, own in wanted.items():
+        shape = list(found[name].shape) if name in found else None
+        if shape != list(own.shape):
+            what, fix = f"{name} in the image tower of {export}", "give the captioner the vision of the run's recipe"
+            raise ConfigError(
+                message(what, shape, f"shape {list(own.shape)}", f"{fix} and its image_size, or run: none")
+            )
+    tower.load_state_dict(found)

@@ -27,7 +27,7 @@ from training.captioner.config import CaptionerConfig
 from training.captioner.describe import Describer
 from training.captioner.fit import CURVES, CaptionerFit, FitPlace
 from training.captioner.method import Captioner
-from training.captioner.model import WEIGHTS_FILE, fresh_model, load_captioner_model, save_captioner
+from training.captioner.model import WEIGHTS_FILE, load_captioner_model, new_model, save_captioner
 from training.captioner.vocabulary import used_tokens
 from training.config import check_batch
 from training.data.holdout import hold_out, whole_images
@@ -54,12 +54,14 @@ class Folders:
     Attributes:
         raw: From ``ingest``.
         valid: From ``validate``.
+        export: The model whose image tower the captioner's starts as, or None.
         out: What is published.
         work: Where unfinished work waits.
     """
 
     raw: Path
     valid: Path
+    export: Path | None
     out: Path
     work: Path
 
@@ -73,6 +75,7 @@ class _Job:
         config: Its entry.
         code: Digest of the code in use.
         inputs: Versions of the input folders.
+        export: The model whose image tower comes first, or None.
         folder: Where it lives until it is published.
     """
 
@@ -80,6 +83,7 @@ class _Job:
     config: CaptionerConfig
     code: str
     inputs: dict[str, str]
+    export: Path | None
     folder: Path
 
 
@@ -98,15 +102,19 @@ def make_captioned(
         cache: Knows the object store, for shards that lie in one.
 
     Raises:
-        ConfigError: The budget or the held-out pairs do not fit the data or the processes.
+        ConfigError: The budget or the held-out pairs do not fit the data or the processes, or the image tower not the
+            model's.
         DataError: An input folder is missing, unfinished or holds no accepted pair.
     """
     read_manifest(folders.raw, "raw")
     read_manifest(folders.valid, "valid")
     inputs = {"raw": version_of(folders.raw), "valid": version_of(folders.valid)}
+    if folders.export is not None:
+        read_manifest(folders.export, "model")
+        inputs["model"] = version_of(folders.export)
     code = code_digest("training.captioner.run")
     digest = value_digest({"config": config.model_dump(mode="json"), "code": code, "inputs": inputs})
-    job = _Job(name, config, code, inputs, folders.work / "captioner" / name / digest)
+    job = _Job(name, config, code, inputs, folders.export, folders.work / "captioner" / name / digest)
     with Stage(f"captioner@{name}", quiet=rank() > 0) as stage, world(machine) as here:
         pairs = replace(load_pairs(folders.raw, folders.valid), cache=cache)
         if not (job.folder / MODEL).is_dir():
@@ -133,7 +141,7 @@ def _train(job: _Job, pairs: Pairs, machine: MachineConfig, here: World, stage: 
     training, held_out = hold_out(pairs, config.holdout.pairs)
     check_batch(config.budget, len(training), here.size)
     tokenize = CaptionTokenizer(config.decoder.context_length).encode
-    model = fresh_model(config, used_tokens(pairs.captions, tokenize))
+    model = new_model(config, used_tokens(pairs.captions, tokenize), job.export)
     views = ViewPlan({"image": config.views}, tokenize, config.image_size, config.seed, trim=True)
     order = SampleOrder(
         len(training), config.budget.batch_size, config.seed, training.shard_sizes, config.shuffle_window

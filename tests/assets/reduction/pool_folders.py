@@ -46,6 +46,11 @@ class PoolFolders:
     def noisy(self) -> np.ndarray:
         return np.array([facts["noise"] is not None for facts in self.truth])
 
+    @property
+    def original(self) -> np.ndarray:
+        """Key of the pair whose scene each one shows, which is its own where it shows none again."""
+        return np.array([facts["duplicate_of"] or key for key, facts in zip(self.keys, self.truth, strict=True)])
+
 
 def policy(**values) -> PolicyConfig:
     return parse(

@@ -133,6 +133,25 @@ def test_scores_drop_the_noise_and_semdedup_the_copies_and_the_report_says_so(po
         assert words in page
 
 
+def test_near_duplicates_go_without_a_model_and_the_first_of_them_stays(pool):
+    out = made(pool, "near", steps=[{"kind": "near_duplicates"}])
+    rows, copies = rows_of(out), summary_of(out)["truth"]["copies"]
+    assert copies["pool"] > 0 == copies["kept"]
+    dropped = pool.original[~rows["kept"]]
+    assert set(rows["reason"]) == {"", "1 near_duplicates: looks nearly like an earlier one"}
+    first = [pool.original.tolist().index(original) for original in dropped]
+    assert len(dropped) and rows["kept"][first].all()
+
+
+def test_a_near_duplicate_of_a_pair_that_an_earlier_step_dropped_stays(pool):
+    steps = [{"kind": "random", "keep": 0.5}, {"kind": "near_duplicates"}]
+    rows = rows_of(made(pool, "near_later", steps=steps))
+    seen = rows["reason"] != "1 random: later in hash order"
+    for original in np.unique(pool.original[seen]):
+        among = np.flatnonzero(seen & (pool.original == original))
+        assert rows["kept"][among].tolist() == [True] + [False] * (len(among) - 1)
+
+
 def test_a_chain_numbers_its_reasons_and_each_step_sees_what_the_last_one_kept(pool):
     out = made(pool, "numbers", **CHAIN)
     steps = summary_of(out)["steps"]
@@ -277,11 +296,11 @@ def test_a_stage_that_is_killed_goes_on_and_ends_in_the_same_bytes(pool, where, 
 def test_clusters_are_made_once_for_policies_that_share_them(pool, tmp_path, caplog):
     folders = replace(pool.folders(), work=tmp_path / "work", out=tmp_path / "a")
     reduce("a", policy(**BOTH, steps=[TLDR]), folders, MACHINE)
-    first = sorted((tmp_path / "work/reduce/clusters").iterdir())
+    first = sorted((tmp_path / "work/reduce/shared/clusters").iterdir())
     before = [path.stat().st_mtime_ns for path in first]
     other = policy(**BOTH, steps=[{**TLDR, "rule": "uniform"}])
     reduce("b", other, replace(folders, out=tmp_path / "b", report=tmp_path / "report"), MACHINE)
-    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "work/reduce/clusters").iterdir())] == before
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "work/reduce/shared/clusters").iterdir())] == before
     assert np.array_equal(rows_of(tmp_path / "a")["cluster"], rows_of(tmp_path / "b")["cluster"])
     cost = json.loads((tmp_path / "report/cost.json").read_text())
     assert cost["1 tldr"] >= json.loads((first[0] / "facts.json").read_text())["seconds"]

@@ -10,6 +10,7 @@ from training.captioner.config import CaptionerConfig
 
 ENTRY: dict[str, Any] = {
     "dataset": "toy",
+    "run": "none",
     "seed": 0,
     "image_size": 32,
     "vision": {"kind": "vit", "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},

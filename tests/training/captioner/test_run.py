@@ -3,27 +3,30 @@ import multiprocessing
 import os
 import socket
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from open_clip.transformer import VisionTransformer
+from safetensors.torch import load_file, save_file
 
 from assets.errors import ConfigError, DataError
-from assets.manifest import read_manifest, verify_manifest
+from assets.manifest import read_manifest, verify_manifest, write_manifest
 from assets.sidecar import Sidecar
 from tests.training.captioner.conftest import MACHINE
 from training.captioner.config import CaptionerConfig
 from training.captioner.model import load_captioner_model
 from training.captioner.run import Folders, make_captioned
+from training.models.export_files import WEIGHTS_FILE as EXPORT_FILE
 
 # a child has all modules already; importing them takes longer than the toy runs
 FORK = multiprocessing.get_context("fork")
 
 
 def folders(toy_data, here):
-    return Folders(*toy_data, here / "out", here / "work")
+    return Folders(*toy_data, None, here / "out", here / "work")
 
 
 def _as_rank(environment: dict[str, str], config: CaptionerConfig, places: Folders) -> None:
@@ -64,6 +67,35 @@ def test_the_stage_publishes_codes_and_a_caption_of_every_accepted_pair(toy_data
     rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and {"train/caption_loss", "train/perplexity"} <= rows[0].keys()
     assert not list((tmp_path / "work" / "captioner" / "toy").iterdir())
+
+
+def exported(folder, vision, **changes):
+    """A model folder with a fresh image tower, and that tower."""
+    torch.manual_seed(7)
+    sizes = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "heads": 2, "mlp_ratio": 4.0} | changes
+    tower = vision(**sizes)
+    folder.mkdir()
+    save_file({f"visual.{name}": value for name, value in tower.state_dict().items()}, folder / EXPORT_FILE)
+    write_manifest(folder, "model", "teacher", {}, {}, {}, "code")
+    return tower
+
+
+def test_the_image_tower_starts_as_that_of_a_run(toy_data, captioner, tmp_path):
+    tower = exported(tmp_path / "model", VisionTransformer)
+    still = captioner(**{"run": "teacher", "optim.lr": 1e-12})
+    make_captioned("toy", still, replace(folders(toy_data, tmp_path), export=tmp_path / "model"), MACHINE)
+    model, _, _ = load_captioner_model(tmp_path / "out" / "model")
+    torch.testing.assert_close(model.visual.conv1.weight, tower.conv1.weight)
+    assert read_manifest(tmp_path / "out", "captioned")["inputs"].keys() == {"raw", "valid", "model"}
+
+
+def test_an_image_tower_of_another_shape_is_refused(toy_data, captioner, tmp_path):
+    exported(tmp_path / "model", VisionTransformer, width=64)
+    places = replace(folders(toy_data, tmp_path), export=tmp_path / "model")
+    with pytest.raises(
+        ConfigError, match=r"class_embedding in the image .*got \[64\], wanted shape \[32\].*or run: none"
+    ):
+        make_captioned("toy", captioner(run="teacher"), places, MACHINE)
 
 
 @pytest.mark.slow
@@ -144,7 +176,7 @@ def test_a_budget_that_does_not_fit_the_data_is_refused_before_training(toy_data
 
 def test_an_unfinished_input_and_a_folder_without_a_captioner_are_refused(toy_data, captioner, tmp_path):
     (tmp_path / "empty").mkdir()
-    places = Folders(tmp_path / "empty", toy_data[1], tmp_path / "out", tmp_path / "work")
+    places = Folders(tmp_path / "empty", toy_data[1], None, tmp_path / "out", tmp_path / "work")
     with pytest.raises(DataError, match="has no manifest"):
         make_captioned("toy", captioner(), places, MACHINE)
     with pytest.raises(DataError, match="holds no captioner"):
