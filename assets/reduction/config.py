@@ -19,6 +19,8 @@ REPORTS = Path("reports/reduction")
 NONE = "none"
 """What a policy names that wants no embeddings or no captioner, and a run that wants no policy."""
 Features = Literal["image", "codes_mean", "codes_hist", "codes_raw"]
+By = Literal["score", "likelihood"]
+"""How well picture and caption fit: cosine of their embeddings, or the captioner's mean log probability of a token."""
 
 
 def _checked_keep(keep: float) -> float:
@@ -53,6 +55,8 @@ class TldrStep(ClusteringConfig):
     """How a budget is spread over clusters: like their sizes, the roots of these, or equally as far as they go."""
     order: Literal["hash", "score"] = "hash"
     """What ``budget`` and ``uniform`` prefer inside a cluster."""
+    by: By = "score"
+    """What halves and orders go by."""
     stride: int = Field(default=2, ge=1)
     """``reference`` keeps every such member of a cluster, and of those the ones in the better half by score."""
     features: Features = "image"
@@ -60,7 +64,7 @@ class TldrStep(ClusteringConfig):
 
     @property
     def wants_scores(self) -> bool:
-        """Whether it looks at scores."""
+        """Whether it looks at scores or likelihoods."""
         return self.rule in ("half_then_stratify", "reference") or self.order == "score"
 
     @model_validator(mode="after")
@@ -82,6 +86,14 @@ class ClipScoreStep(Section):
     """Keeps the pairs whose picture and caption are most alike."""
 
     kind: Literal["clip_score"]
+    keep: Keep
+    """How many."""
+
+
+class LikelihoodStep(Section):
+    """Keeps the pairs whose captions the captioner finds likeliest, given the pictures."""
+
+    kind: Literal["caption_likelihood"]
     keep: Keep
     """How many."""
 
@@ -138,7 +150,7 @@ class ConceptBalanceStep(Section):
         return self
 
 
-Step = RandomStep | TldrStep | ClipScoreStep | SemDedupStep | NearDuplicatesStep | ConceptBalanceStep
+Step = RandomStep | TldrStep | ClipScoreStep | LikelihoodStep | SemDedupStep | NearDuplicatesStep | ConceptBalanceStep
 
 
 class CaptionFilter(Section):
@@ -257,8 +269,10 @@ class PolicyConfig(Section):
     def _has_what_it_needs(self) -> "PolicyConfig":
         for number, step in enumerate(self.steps):
             where = f"steps.{number} ({step.kind})"
-            if self.embeddings == NONE and _wants_scores(step):
+            if self.embeddings == NONE and by(step) == "score":
                 raise ValueError(f"{where} looks at scores; name the embeddings that hold them")
+            if self.captioner == NONE and by(step) == "likelihood":
+                raise ValueError(f"{where} asks how likely captions are; name the captioner that says so")
             if self.embeddings == NONE and _wants_pictures(step):
                 raise ValueError(f"{where} clusters image embeddings; name them in embeddings")
             if self.captioner == NONE and isinstance(step, TldrStep) and step.features.startswith("codes"):
@@ -268,8 +282,13 @@ class PolicyConfig(Section):
         return self
 
 
-def _wants_scores(step: Step) -> bool:
-    return isinstance(step, ClipScoreStep) or (isinstance(step, TldrStep) and step.wants_scores)
+def by(step: Step) -> By | None:
+    """Say which measure of fit a step looks at."""
+    if isinstance(step, ClipScoreStep):
+        return "score"
+    if isinstance(step, LikelihoodStep):
+        return "likelihood"
+    return step.by if isinstance(step, TldrStep) and step.wants_scores else None
 
 
 def _wants_pictures(step: Step) -> bool:

@@ -44,9 +44,10 @@ def explain(folder: Path, key: str) -> str:
     if not row["kept"]:
         lines.append(f"  dropped in step {row['reason']}")
     lines += _chain(summary["steps"], row)
-    if math.isfinite(row["score"]):
-        better = pc.sum(pc.greater(rows.column("score"), row["score"])).as_py()
-        lines.append(f"  score {row['score']:.4f}: {better} of {len(rows)} pairs of the pool score higher")
+    for measure in ("score", "likelihood"):
+        if math.isfinite(row[measure]):
+            better = pc.sum(pc.greater(rows.column(measure), row[measure])).as_py()
+            lines.append(f"  {measure} {row[measure]:.4f}: that of {better} of {len(rows)} pairs of the pool is higher")
     if row["cluster"] >= 0:
         line = f"  cluster {row['cluster']}: place {row['order'] + 1} in the order in which its members are looked at"
         if sum("clusters" in step for step in summary["steps"]) == 1:  # otherwise numbers mean clusters of two kinds
@@ -67,7 +68,7 @@ def _chain(steps: list[dict[str, Any]], row: dict[str, Any]) -> list[str]:
         here = row["reason"].startswith(f"{step['step']}: ")
         limits: list[str] = []
         if step.get("threshold") is not None:
-            limits.append(f"threshold {step['threshold']:.4f} by score")
+            limits.append(f"threshold {step['threshold']:.4f} by {step['by']}")
         if step.get("most_similar") is not None:
             limits.append(f"cosines up to {step['most_similar']:.4f} stay")
         if step.get("threshold_pairs") is not None:

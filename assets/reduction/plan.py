@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("cluster", pa.int32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
+        pa.field("likelihood", pa.float32(), nullable=False),
         pa.field("caption", pa.string()),
         pa.field("order", pa.int32(), nullable=False),
         pa.field("similarity", pa.float32(), nullable=False),

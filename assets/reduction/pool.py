@@ -18,12 +18,15 @@ from assets.errors import ConfigError, DataError, message
 from assets.index import accepted_rows
 from assets.manifest import read_manifest, version_of
 from assets.reduction.budget import resolve, share_of
+from assets.reduction.captions import FILE as CAPTIONS
 from assets.reduction.captions import Generated, read_generated
 from assets.reduction.config import (
+    By,
     PolicyConfig,
     SemDedupStep,
     Step,
     TldrStep,
+    by,
 )
 from assets.reduction.hash_order import key_hashes, ranks
 from assets.reduction.plan import refuse_other_versions
@@ -104,7 +107,8 @@ class Pool:
         captions: Their own captions, [n].
         hashes: By the policy's seed, uint64 [n].
         ranks: Places in hash order, int64 [n].
-        scores: Likeness of picture and caption, NaN where the policy has no embeddings, float32 [n].
+        fit: Measure -> how well picture and caption fit, float32 [n]: ``score`` is NaN where the policy has no
+            embeddings, ``likelihood`` where it has no captioner.
         embeddings: None where the policy has none.
         codes: None where the policy has no captioner.
         generated: Generated captions; None where the policy has no captioner.
@@ -114,7 +118,7 @@ class Pool:
     captions: pa.StringArray
     hashes: NDArray[np.uint64]
     ranks: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    fit: dict[By, NDArray[np.float32]]
     embeddings: Embeddings | None
     codes: Codes | None
     generated: Generated | None
@@ -139,36 +143,42 @@ def read_pool(config: PolicyConfig, sources: Sources) -> Pool:
     hashes = key_hashes(keys, config.seed)
     order = ranks(keys, hashes)
     check_amounts(config.steps, len(keys))
-    scores = np.full(len(keys), np.nan, dtype=np.float32)
+    fit: dict[By, NDArray[np.float32]] = {
+        "score": np.full(len(keys), np.nan, dtype=np.float32),
+        "likelihood": np.full(len(keys), np.nan, dtype=np.float32),
+    }
     embeddings = codes = generated = None
     if sources.embeddings is not None:
-        scores = read_scores(sources.embeddings, keys)
+        fit["score"] = read_numbers(sources.embeddings / SCORES, "score", keys, "embed")
         sidecar = Sidecar(sources.embeddings)
         embeddings = Embeddings(sidecar, sidecar.join(keys))
     if sources.captioned is not None:
         codes = _read_codes(sources.captioned, keys)
         generated = read_generated(sources.captioned, keys, config.caption_rule)
+        if any(by(step) == "likelihood" for step in config.steps):
+            fit["likelihood"] = read_numbers(sources.captioned / CAPTIONS, "likelihood", keys, "captioner")
     captions: pa.StringArray = rows.column("caption").combine_chunks()
-    return Pool(keys, captions, hashes, order, scores, embeddings, codes, generated)
+    return Pool(keys, captions, hashes, order, fit, embeddings, codes, generated)
 
 
-def read_scores(folder: Path, keys: pa.StringArray) -> NDArray[np.float32]:
-    """Read the scores of some pairs.
+def read_numbers(path: Path, column: str, keys: pa.StringArray, stage: str) -> NDArray[np.float32]:
+    """Read a number of each of some pairs.
 
     Args:
-        folder: Folder ``data/embeddings/E``.
+        path: The table, with a column ``key``.
+        column: Its column of numbers.
         keys: [n].
+        stage: Which stage makes it, for the error.
 
     Returns:
         float32 [n], all finite.
 
     Raises:
-        DataError: The table is missing, names keys twice, or lacks or has no finite score of some pairs.
+        DataError: The table is missing, names keys twice, or lacks or has no finite number of some pairs.
     """
-    path = folder / SCORES
-    fix = 'rerun "dvc repro embed"'
+    fix = f'rerun "dvc repro {stage}"'
     try:
-        table: pa.Table = pq.read_table(path, columns=["key", "score"])
+        table: pa.Table = pq.read_table(path, columns=["key", column])
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(message(f"{path} is not readable as parquet ({error})", fix=fix)) from error
     known = table.column("key").combine_chunks()
@@ -177,14 +187,14 @@ def read_scores(folder: Path, keys: pa.StringArray) -> NDArray[np.float32]:
     found = pc.index_in(keys, value_set=known)
     if found.null_count:
         missing = keys.filter(pc.is_null(found))
-        what = f"{path} has no score for {len(missing)} of {len(keys)} accepted pairs ({_shown(missing)})"
+        what = f"{path} has no {column} for {len(missing)} of {len(keys)} accepted pairs ({_shown(missing)})"
         raise DataError(message(what, fix=fix))
     scores: NDArray[np.float32] = (
-        table.column("score").combine_chunks().cast(pa.float32()).take(found).to_numpy(zero_copy_only=False)
+        table.column(column).combine_chunks().cast(pa.float32()).take(found).to_numpy(zero_copy_only=False)
     )
     if not (finite := np.isfinite(scores)).all():
         bad = keys.filter(pa.array(~finite))
-        raise DataError(message(f"{path}: {len(bad)} scores are not finite ({_shown(bad)})", fix=fix))
+        raise DataError(message(f"{path}: {len(bad)} values of {column} are not finite ({_shown(bad)})", fix=fix))
     return scores
 
 

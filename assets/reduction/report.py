@@ -106,7 +106,11 @@ def report_parts(shown: Shown, raw: Path, stage: Stage, cache: ShardCache | None
     concepts = count_concepts(shown.captions, kept, shown.names)
     facts: dict[str, Any] = {"truth": judged, "concepts": concept_facts(concepts)}
     html = {"truth": _truth_html(judged), "concepts": _concepts_html(concepts, facts["concepts"])}
-    html["scores"], facts["scores"] = _scores(shown, kept)
+    scores = [_fit(shown, kept, measure) for measure in ("score", "likelihood")]
+    html["scores"] = (
+        "".join(text for text, _ in scores) or "<p>No step looks at scores, and no embeddings are named.</p>"
+    )
+    facts["scores"], facts["likelihoods"] = (told for _, told in scores)
     html["clusters"], facts["clusters"] = _clusters(shown, kept)
     html["pictures"] = _pictures(shown, raw, places, cache)
     return Parts(facts, html)
@@ -171,14 +175,16 @@ def _truth_html(judged: dict[str, Any] | None) -> str:
     return table + (f"<h3>By kind</h3>{html_table(['kind', 'pool', 'kept'], kinds, 1)}" if kinds else "")
 
 
-def _scores(shown: Shown, kept: NDArray[np.bool_]) -> tuple[str, dict[str, float] | None]:
-    scores = shown.column("score")
-    if not np.isfinite(scores).all():
-        return "<p>The policy names no embeddings, so there are none.</p>", None
-    limits = sorted({step["threshold"] for step in shown.summary["steps"] if "threshold" in step})
-    facts = {"pool_mean": float(scores.mean()), "kept_mean": float(scores[kept].mean())}
-    told = f"<p>Mean {facts['pool_mean']:.4f} in the pool, {facts['kept_mean']:.4f} among the kept.</p>"
-    return told + LEGEND + score_svg(scores, kept, limits), facts
+def _fit(shown: Shown, kept: NDArray[np.bool_], measure: str) -> tuple[str, dict[str, float] | None]:
+    """Return a histogram of a measure of fit, and its means; nothing where the policy does not know it."""
+    fit = shown.column(measure)
+    if not np.isfinite(fit).all():
+        return "", None
+    steps = shown.summary["steps"]
+    limits = sorted({step["threshold"] for step in steps if step.get("by") == measure})
+    facts = {"pool_mean": float(fit.mean()), "kept_mean": float(fit[kept].mean())}
+    told = f"<p>Mean {measure} {facts['pool_mean']:.4f} in the pool, {facts['kept_mean']:.4f} among the kept.</p>"
+    return told + LEGEND + score_svg(f"pairs by {measure}", fit, kept, limits), facts
 
 
 def _clusters(shown: Shown, kept: NDArray[np.bool_]) -> tuple[str, dict[str, Any] | None]:

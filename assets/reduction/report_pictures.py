@@ -45,7 +45,7 @@ def figures(raw: Path, places: pa.Table, plan: pa.Table, captions: pa.StringArra
     for place, row, caption in told:
         content = read_member(raw, place["shard"], place["image_offset"], place["image_size"], cache)
         facts = [row["key"]]
-        facts += [f"score {row['score']:.3f}"] if np.isfinite(row["score"]) else []
+        facts += [f"{name} {row[name]:.3f}" for name in ("score", "likelihood") if np.isfinite(row[name])]
         facts += [f"cluster {row['cluster']}, place {row['order'] + 1}"] if row["cluster"] >= 0 else []
         facts += [f"similarity {row['similarity']:.3f}"] if np.isfinite(row["similarity"]) else []
         text = escape(caption[:_MOST_CHARS])

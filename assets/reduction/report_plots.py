@@ -12,10 +12,11 @@ LEGEND = (
 )
 
 
-def score_svg(scores: NDArray[np.float32], kept: NDArray[np.bool_], thresholds: list[float]) -> str:
+def score_svg(title: str, scores: NDArray[np.float32], kept: NDArray[np.bool_], thresholds: list[float]) -> str:
     """Draw a histogram of scores.
 
     Args:
+        title: Stands above it.
         scores: Of the pool, finite, float32 [n].
         kept: bool [n].
         thresholds: Drawn as lines.
@@ -26,7 +27,7 @@ def score_svg(scores: NDArray[np.float32], kept: NDArray[np.bool_], thresholds: 
     pool, stays = np.histogram(scores, edges)[0], np.histogram(scores[kept], edges)[0]
     ticks = [(place / _TICKS, f"{low + (high - low) * place / _TICKS:.3f}") for place in range(_TICKS)]
     marks = [((limit - low) / (high - low), f"{limit:.4f}") for limit in thresholds]
-    return _bars("pairs by score", pool, stays, ticks, marks)
+    return _bars(title, pool, stays, ticks, marks)
 
 
 def sizes_svg(before: NDArray[np.int64], after: NDArray[np.int64]) -> str:

@@ -126,17 +126,8 @@ def reduce(
             for partial in work.rglob(".*.partial"):
                 partial.unlink()
             dataset = json.loads((folders.raw / DATASET).read_text(encoding="utf-8"))
-            shop = Workshop(
-                pool,
-                class_names(dataset),
-                inputs,
-                config.seed,
-                root / "shared",
-                stage,
-                folders.raw,
-                machine.workers,
-                cache,
-            )
+            files = (root / "shared", stage, folders.raw, machine.workers, cache)
+            shop = Workshop(pool, class_names(dataset), inputs, config.seed, *files)
             decisions = _decide(config, shop, work, time.monotonic() - begin)
             output = work / "output"
             plan, outcomes = _plan(config, pool, decisions)
@@ -206,7 +197,8 @@ def _plan(config: PolicyConfig, pool: Pool, decisions: _Decisions) -> tuple[pa.T
         pa.array(kept),
         pa.array(decisions.reasons, pa.string()).take(pa.array(decisions.reason)),
         pa.array(decisions.cluster),
-        pa.array(pool.scores),
+        pa.array(pool.fit["score"]),
+        pa.array(pool.fit["likelihood"]),
         captions.take(places),
         pa.array(decisions.order),
         pa.array(decisions.similarity),
@@ -220,7 +212,7 @@ def _captions(config: PolicyConfig, pool: Pool, kept: NDArray[np.int64]) -> tupl
     if isinstance(rule, OriginalCaptions) or pool.generated is None:
         return pa.nulls(len(kept), pa.string()), {}
     common = common_captions(pool.generated.captions, rule.filter)
-    pairs = kept_pairs(pool.keys, pool.captions, pool.scores, pool.generated, kept)
+    pairs = kept_pairs(pool.keys, pool.captions, pool.fit["score"], pool.generated, kept)
     final = final_captions(rule, pairs, common, config.seed)
     return final.captions, final.outcomes
 

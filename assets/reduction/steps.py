@@ -27,11 +27,13 @@ from assets.reduction.config import (
     ClipScoreStep,
     ConceptBalanceStep,
     Features,
+    LikelihoodStep,
     NearDuplicatesStep,
     RandomStep,
     SemDedupStep,
     Step,
     TldrStep,
+    by,
 )
 from assets.reduction.features import Watched, feature_table
 from assets.reduction.hash_order import key_hashes
@@ -113,8 +115,8 @@ def carry_out(step: Step, number: int, rows: NDArray[np.int64], shop: Workshop, 
     if isinstance(step, RandomStep):
         stays = random_subset.keep(shop.pool.ranks[rows], resolve(step.keep, len(rows)))
         outcome = Outcome(selection((stays, "later in hash order")), {})
-    elif isinstance(step, ClipScoreStep):
-        outcome = _clip_score(step, rows, shop)
+    elif isinstance(step, ClipScoreStep | LikelihoodStep):
+        outcome = _best_fit(step, rows, shop)
     elif isinstance(step, ConceptBalanceStep):
         outcome = _balance(step, rows, shop)
     elif isinstance(step, SemDedupStep):
@@ -128,14 +130,17 @@ def carry_out(step: Step, number: int, rows: NDArray[np.int64], shop: Workshop, 
     return outcome
 
 
-def _clip_score(step: ClipScoreStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
-    scores = shop.pool.scores[rows]
-    stays = clip_score.top(scores, shop.pool.ranks[rows], resolve(step.keep, len(rows)))
-    return Outcome(selection((stays, "score below the threshold")), {"threshold": float(scores[stays].min())})
+def _best_fit(step: ClipScoreStep | LikelihoodStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
+    measure = by(step)
+    assert measure is not None
+    fit = shop.pool.fit[measure][rows]
+    stays = clip_score.top(fit, shop.pool.ranks[rows], resolve(step.keep, len(rows)))
+    facts = {"threshold": float(fit[stays].min()), "by": measure}
+    return Outcome(selection((stays, f"{measure} below the threshold")), facts)
 
 
 def _tldr(step: TldrStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
-    ranks, scores = shop.pool.ranks[rows], shop.pool.scores[rows]
+    ranks, scores = shop.pool.ranks[rows], shop.pool.fit[step.by][rows]
     found, before = clustered(step, step.features, rows, shop)
     labels, preferred = found.labels, scores if step.order == "score" else None
     better = tldr.better_half(scores, ranks) if step.rule in ("half_then_stratify", "reference") else None
@@ -160,7 +165,7 @@ def _tldr(step: TldrStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
             order = _places(labels, ranks, ~better)
     facts: dict[str, Any] = {"rule": step.rule, "clusters": step.clusters}
     if better is not None:
-        facts["threshold"] = float(scores[better].min())
+        facts |= {"threshold": float(scores[better].min()), "by": step.by}
     return Outcome(chosen, facts, labels, order, None, before)
 
 

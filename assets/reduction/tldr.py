@@ -21,7 +21,7 @@ from assets.reduction.quotas import budget as budget_quotas
 from assets.reduction.quotas import uniform as uniform_quotas
 from assets.reduction.selection import Scores, Selection, best, cluster_counts, first_of_clusters, selection
 
-LOWER_HALF = "lower half by score"
+LOWER_HALF = "in the lower half"
 OVER_QUOTA = "over the quota of its cluster"
 NOT_ITS_TURN = "not its turn in its cluster"
 _HALF = Fraction(1, 2)

@@ -1,4 +1,4 @@
-"""Describe pairs with a finished captioner: the codes of each image, and a caption with its mean log probability.
+"""Describe pairs with a finished captioner: codes of the image, a caption of its own, and how likely it finds theirs.
 
 Images are shown whole, in evaluation mode. A shard is the unit of work: its captions are written first, then its codes,
 whose key list marks it as done; processes take every W-th shard. Batches do not cross shards, so neither a kill nor the
@@ -28,9 +28,11 @@ from training.captioner.config import CaptionerConfig
 from training.captioner.generate import write_captions
 from training.captioner.model import CaptionModel
 from training.data.pairs import PairReader, Pairs
+from training.data.tokens import CaptionTokenizer
 from training.data.transforms import SampleDraws
 from training.data.views import ViewsConfig
 from training.engine.distributed import World
+from training.losses.caption import mean_log_probabilities
 
 SPLIT = "train"
 SCHEMA = pa.schema(
@@ -38,10 +40,20 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("mean_log_probability", pa.float32(), nullable=False),
+        pa.field("likelihood", pa.float32(), nullable=False),
     ]
 )
 _WHOLE = {"image": ViewsConfig(crop_area=(1.0, 1.0))}
 _SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class _Described(NamedTuple):
+    """Of some pairs: codes, uint16 [b, L]; captions with their log probabilities; likelihoods of their own captions."""
+
+    codes: NDArray[np.uint16]
+    captions: list[str]
+    certainty: list[float]
+    likelihood: list[float]
 
 
 class _Chunk(NamedTuple):
@@ -103,6 +115,7 @@ class Describer:
         self.codes = SidecarWriter(folder / "codes", "uint16", (config.code_length,))
         self._folder = folder / "captions"
         self._tokenizer = SimpleTokenizer()
+        self._encode = CaptionTokenizer(config.decoder.context_length).encode
         self._speed = _Speed()
         begins = np.searchsorted(pairs.shard, np.arange(len(pairs.shards) + 1))
         self._begins: list[int] = begins.tolist()
@@ -157,25 +170,21 @@ class Describer:
         chunks = list(self._chunks(left))
         images = _Images(self._pairs, chunks, self._config.image_size)
         loader: DataLoader[Tensor] = DataLoader(images, batch_size=None, num_workers=min(workers, len(chunks)))
-        codes: list[NDArray[np.uint16]] = []
-        captions: list[str] = []
-        certainty: list[float] = []
+        parts: list[_Described] = []
         for number, (chunk, image) in enumerate(zip(chunks, loader, strict=True)):
             if number == 0 or chunk.shard != chunks[number - 1].shard:
                 place = left.index(chunk.shard)
                 self._pairs.prefetch(left[place : place + 2])
-            found, texts, scores = self._one(image.to(device))
-            codes.append(found)
-            captions += texts
-            certainty += scores
-            progress.advance(len(image), caption=texts[0])
+            own = self._pairs.captions.slice(chunk.start, len(image)).to_pylist()
+            parts.append(self._one(image.to(device), own))
+            progress.advance(len(image), caption=parts[-1].captions[0])
             if chunk.last:
-                self._write(chunk.shard, np.concatenate(codes), captions, certainty)
-                codes, captions, certainty = [], [], []
+                self._write(chunk.shard, parts)
+                parts = []
 
     @torch.no_grad()
-    def _one(self, image: Tensor) -> tuple[NDArray[np.uint16], list[str], list[float]]:
-        """Describe a batch of images, uint8 [b, 3, S, S]."""
+    def _one(self, image: Tensor, own: list[str]) -> _Described:
+        """Describe a batch of images, uint8 [b, 3, S, S], with captions."""
         begin = time.perf_counter()
         mean, std = (image.new_tensor(v, dtype=torch.float32) for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
         quantised = self._model.quantise((image.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
@@ -183,17 +192,23 @@ class Describer:
         middle = time.perf_counter()
         written = write_captions(self._model.decoder, quantised.tokens, self._config.describe)
         texts = self._model.vocabulary.spell(written.text.cpu(), self._tokenizer)
-        scores: list[float] = written.mean_log_probability.tolist()
+        ids, labels = self._model.vocabulary.number(*(part.to(image.device) for part in self._encode(own)))
+        likelihood = mean_log_probabilities(self._model.decoder(ids, quantised.tokens), labels)
         self._speed.images += len(image)
         self._speed.codes += middle - begin
         self._speed.captions += time.perf_counter() - middle
-        return codes, texts, scores
+        return _Described(codes, texts, written.mean_log_probability.tolist(), likelihood.tolist())
 
-    def _write(self, shard: int, codes: NDArray[np.uint16], captions: list[str], certainty: list[float]) -> None:
+    def _write(self, shard: int, parts: list[_Described]) -> None:
         keys = self._pairs.keys.slice(self._begins[shard], self._length(shard))
-        columns: list[Any] = [keys, pa.array(captions, pa.string()), pa.array(certainty, pa.float32())]
-        write_table(pa.Table.from_arrays(columns, schema=SCHEMA), self._part(shard))
-        self.codes.write_shard(self.shards[shard], keys, codes)
+        columns: dict[str, Any] = {
+            "key": keys,
+            "caption": [caption for part in parts for caption in part.captions],
+            "mean_log_probability": [value for part in parts for value in part.certainty],
+            "likelihood": [value for part in parts for value in part.likelihood],
+        }
+        write_table(pa.table(columns, schema=SCHEMA), self._part(shard))
+        self.codes.write_shard(self.shards[shard], keys, np.concatenate([part.codes for part in parts]))
 
     def wait(self, stage: Stage) -> None:
         """Wait for the shards of the other processes; torchrun ends this one if one of them fails."""

@@ -1,7 +1,8 @@
 """Stage ``captioner``: train a captioner on the accepted pairs, then describe each of them by codes and a caption.
 
 Published folder: ``model/`` (the captioner), ``codes/`` (a sidecar, uint16 rows [L]), ``codebook.npy`` (float32
-[K, d]), ``captions.parquet`` (key, caption, mean_log_probability), ``curves.jsonl`` and the manifest.
+[K, d]), ``captions.parquet`` (key, caption, mean_log_probability, likelihood), ``curves.jsonl``
+and the manifest.
 """
 
 import json

@@ -23,6 +23,18 @@ def caption_nll(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(foreseen, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def mean_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean log p of the tokens that count, of each caption by itself, [B]; NaN where none counts.
+
+    Args:
+        logits: As in :func:`caption_nll`, [B, T, V].
+        labels: int64 [B, T].
+    """
+    foreseen = at_least_float32(logits[:, :-1]).transpose(1, 2)  # [B, V, T - 1]
+    nll = functional.cross_entropy(foreseen, labels[:, 1:], ignore_index=IGNORED, reduction="none")
+    return -nll.sum(dim=1) / (labels[:, 1:] != IGNORED).sum(dim=1)
+
+
 def places_that_count(labels: Tensor) -> Tensor:
     """Count the terms of :func:`caption_nll`, a scalar, int64.
 

@@ -116,6 +116,12 @@ def make_captioned(pool: PoolFolders) -> None:
     writer.write_shard("train/00000", pa.array(pool.keys), codes.astype(np.uint16))
     writer.finish(["train/00000"], "captioner", {}, inputs_of(pool), "test")
     captions = [f"{facts['background']['colour']} scene of {facts['objects'][0]['name']}" for facts in pool.truth]
-    columns = {"key": pool.keys, "caption": captions, "mean_log_probability": np.full(len(captions), -0.5, np.float32)}
+    likelihood = np.array([-1.0 - (facts["noise"] is not None) for facts in pool.truth], np.float32)
+    columns = {
+        "key": pool.keys,
+        "caption": captions,
+        "mean_log_probability": np.full(len(captions), -0.5, np.float32),
+        "likelihood": likelihood,
+    }
     write_table(pa.table(columns), folder / "captions.parquet")
     write_manifest(folder, "captioned", "captioner", {}, {"pairs": len(captions)}, inputs_of(pool), "test")

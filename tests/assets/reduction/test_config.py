@@ -20,6 +20,10 @@ def test_a_share_has_a_point_and_a_count_has_none():
     [
         ({"steps": [{"kind": "clip_score", "keep": 0.5}]}, "steps.0 (clip_score) looks at scores"),
         ({"steps": [{"kind": "semdedup", "eps": 0.1, "clusters": 4}]}, "clusters image embeddings"),
+        (
+            {"steps": [{"kind": "caption_likelihood", "keep": 9}], **EMBEDDED},
+            "how likely captions are; name the captioner",
+        ),
         ({"steps": [{"kind": "tldr", "keep": 0.2, "clusters": 4, "features": "codes_mean"}]}, "looks at scores"),
         (
             {"steps": [{"kind": "tldr", "keep": 0.2, "clusters": 4, "features": "codes_hist"}], **EMBEDDED},

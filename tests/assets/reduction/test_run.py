@@ -75,6 +75,8 @@ def test_a_random_quarter_is_exact_and_everything_about_it_is_published(pool):
     ("step", "kept"),
     [
         (SCORE, 50),
+        ({"kind": "caption_likelihood", "keep": 51}, 51),
+        ({**TLDR, "by": "likelihood"}, 30),
         (TLDR, 30),
         ({**TLDR, "rule": "budget", "quota": "sqrt", "keep": 31}, 31),
         ({**TLDR, "rule": "budget", "quota": "cap", "order": "score"}, 30),
@@ -131,6 +133,17 @@ def test_scores_drop_the_noise_and_semdedup_the_copies_and_the_report_says_so(po
         "seconds",
     ):
         assert words in page
+
+
+def test_the_captioner_judges_pairs_without_embeddings(pool):
+    step = {"kind": "caption_likelihood", "keep": int((~pool.noisy).sum())}
+    out = made(pool, "likely", embeddings="none", captioner="c", steps=[step], captions={"kind": "original"})
+    rows, summary = rows_of(out), summary_of(out)
+    assert np.array_equal(rows["kept"], ~pool.noisy) and np.isnan(rows["score"]).all()
+    assert set(rows["reason"][pool.noisy]) == {"1 caption_likelihood: likelihood below the threshold"}
+    assert summary["scores"] is None and summary["likelihoods"]["kept_mean"] == -1
+    assert "pairs by likelihood" in (pool.root / "report" / "likely" / "index.html").read_text()
+    assert "threshold -1.0000 by likelihood" in explain(out, pool.keys[0])
 
 
 def test_near_duplicates_go_without_a_model_and_the_first_of_them_stays(pool):
@@ -258,7 +271,7 @@ def die_after(calls, module, name):
     setattr(module, name, counted)
 
 if where == "second step":
-    die_after(0, steps, "_clip_score")
+    die_after(0, steps, "_best_fit")
 elif where == "third shard":
     die_after(19, shards_out, "parse_metadata")
 else:
@@ -350,7 +363,7 @@ def test_scores_that_are_missing_or_doubled_or_not_finite_are_refused_with_examp
     scores = table.column("score").to_numpy().copy()
     scores[7] = np.nan
     write_table(table.set_column(1, "score", pa.array(scores, pa.float32())), path)
-    with pytest.raises(DataError, match=f"1 scores are not finite .{copied.keys[7]}"):
+    with pytest.raises(DataError, match=f"1 values of score are not finite .{copied.keys[7]}"):
         made(copied, "refused", **whole)
 
 
@@ -393,7 +406,7 @@ def test_explaining_a_pair_names_step_score_threshold_and_cluster(pool):
         "1 semdedup": ["dropped in step 1 semdedup: too like", "cosine to the closest earlier", "stay"],
         "2 clip_score": ["step 1 semdedup: passed", "step 2 clip_score: dropped here", "threshold 0."],
         "3 tldr": ["step 3 tldr: dropped here; kept", "cluster", "place"],
-        "": ["kept by policy toy", "caption:", "pairs of the pool score higher"],
+        "": ["kept by policy toy", "caption:", "pairs of the pool is higher"],
     }.items():
         row = next(n for n, reason in enumerate(rows["reason"]) if reason.startswith(prefix) and (prefix or not reason))
         text = explain(out, rows["key"][row])

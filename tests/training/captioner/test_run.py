@@ -61,7 +61,7 @@ def test_the_stage_publishes_codes_and_a_caption_of_every_accepted_pair(toy_data
     assert (codes.dtype, codes.row_shape) == (np.uint16, (32,))
     assert captions["key"].to_pylist() == [f"toy-{number:03d}" for number in range(63)]
     assert codes.rows(codes.join(captions["key"].combine_chunks())).max() < 24
-    assert all(row["caption"] and row["mean_log_probability"] < 0 for row in captions.to_pylist())
+    assert all(row["caption"] and row["mean_log_probability"] < 0 > row["likelihood"] for row in captions.to_pylist())
     model, _, _ = load_captioner_model(out / "model")
     assert np.array_equal(np.load(out / "codebook.npy"), model.quantiser.codebook.detach().numpy())
     rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
@@ -107,6 +107,8 @@ def test_a_captioner_learns_to_say_what_it_sees(toy_data, captioner, tmp_path):
     index = pq.read_table(toy_data[0] / "index.parquet", columns=["key", "caption"]).to_pylist()
     truth = {row["key"]: row["caption"] for row in index}
     found = pq.read_table(tmp_path / "out" / "captions.parquet").to_pylist()
+    likely = [row["likelihood"] for row in found]
+    assert np.mean(likely) == pytest.approx(-losses[-1], abs=0.3)  # the measure of the loss, on whole images
     right = np.mean([row["caption"].split()[1] == truth[row["key"]].split()[1] for row in found])
     assert right > 0.4  # one colour of eight is right by chance
 

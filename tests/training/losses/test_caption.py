@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses.caption import IGNORED, caption_loss, caption_nll, places_that_count
+from training.losses.caption import IGNORED, caption_loss, caption_nll, mean_log_probabilities, places_that_count
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "tldr" / "case_a.npz"
 with np.load(FIXTURE, allow_pickle=False) as arrays:
@@ -52,3 +52,10 @@ def test_padding_counts_for_nothing():
     changed[:, :-1][pads] = 100 * torch.randn(int(pads.sum()), logits.shape[-1], dtype=torch.float64)
     changed[:, -1] += 5
     assert caption_loss(changed, labels).item() == pytest.approx(before, rel=1e-12)
+
+
+def test_each_caption_has_the_mean_of_its_own_tokens():
+    logits, labels = published()
+    means = mean_log_probabilities(logits, labels)
+    for row, mean in enumerate(means):
+        assert mean.item() == pytest.approx(-caption_loss(logits[row : row + 1], labels[row : row + 1]).item())
