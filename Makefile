@@ -39,7 +39,7 @@ ui: setup  ## open the Dagster UI on this project
 	@$(BIN)/clipfoundry ui
 
 test: setup  ## every test
-	$(BIN)/pytest
+	$(BIN)/pytest --durations 30
 
 test-fast: setup  ## the tests that need no service, no browser and under two seconds each
 	$(BIN)/pytest -m '$(FAST)'

@@ -81,6 +81,20 @@ def read_sections(params: Path) -> dict[str, Any]:
     return data
 
 
+_NOUNS = {
+    "captioners": "captioner",
+    "datasets": "data set",
+    "policies": "policy",
+    "recipes": "recipe",
+    "runs": "run",
+}
+
+
+def noun(section: str) -> str:
+    """Return what an entry of a section is called in messages."""
+    return _NOUNS.get(section, section)
+
+
 def entry(data: dict[str, Any], section: str, name: str, params: Path) -> Any:
     """Return ``data[section][name]``, or say which names there are.
 
@@ -93,7 +107,7 @@ def entry(data: dict[str, Any], section: str, name: str, params: Path) -> Any:
     entries = data[section]
     if not isinstance(entries, dict) or name not in entries:
         names = [str(key) for key in entries] if isinstance(entries, dict) else []
-        raise ConfigError(f"{params}: {section}: {unknown(name, names, section.removesuffix('s'))}")
+        raise ConfigError(f"{params}: {section}: {unknown(name, names, noun(section))}")
     return entries[name]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from assets.config import noun
 from assets.errors import ConfigError, message
 from assets.section import Section, unknown
 
@@ -32,7 +33,6 @@ class _Reference:
     same_data: bool = False
 
 
-_NOUNS = {"captioners": "captioner", "datasets": "data set", "policies": "policy", "recipes": "recipe", "runs": "run"}
 _DATASET = _Reference("dataset", "datasets")
 REFERENCES: dict[str, tuple[_Reference, ...]] = {
     "features": (_DATASET,),
@@ -93,11 +93,11 @@ def _wrong(
     names = [str(key) for key in data[section]] if isinstance(data[section], dict) else []
     if wanted not in names:
         valid = [NONE, *names] if reference.optional else names
-        yield f"{where}: {unknown(wanted, valid, _NOUNS.get(section, section))}"
+        yield f"{where}: {unknown(wanted, valid, noun(section))}"
     elif reference.same_data and wanted in entries[section]:
         of, own = (str(getattr(entry, "dataset", "")) for entry in (entries[section][wanted], config))
         if of != own:
-            yield message(f"{where}: {_NOUNS.get(section, section)} {wanted} of another data set", of, own)
+            yield message(f"{where}: {noun(section)} {wanted} of another data set", of, own)
 
 
 def _circles(entries: Entries) -> Iterator[str]:

@@ -317,4 +317,4 @@ def test_the_command_says_what_is_there(tmp_path):
     command = [sys.executable, "-m", "assets", "features", "--name", "nope"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert asked.returncode == 2
-    assert "unknown feature 'nope'" in asked.stderr
+    assert "unknown features 'nope'" in asked.stderr

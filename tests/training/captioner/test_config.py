@@ -55,5 +55,5 @@ def test_an_entry_names_a_data_set_that_exists(tmp_path):
         load_captioner(path, "toi")
     data["datasets"] = {"other": {}}
     write()
-    with pytest.raises(ConfigError, match="unknown dataset 'toy'"):
+    with pytest.raises(ConfigError, match="unknown data set 'toy'"):
         load_captioner(path, "toy")

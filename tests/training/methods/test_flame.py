@@ -268,7 +268,7 @@ def test_features_and_recipe_must_want_each_other(toy_data, params, here):
     fault = "nothing in recipe clip uses the features of run toy-s0, got 'rows'; set runs.toy-s0.features to none"
     with pytest.raises(ConfigError, match=fault):
         pretrain("toy-s0", params(**idle), paths(toy_data, here, here / "features"))
-    with pytest.raises(ConfigError, match=r"unknown feature 'rwos' .*did you mean 'rows'"):
+    with pytest.raises(ConfigError, match=r"unknown features 'rwos' .*did you mean 'rows'"):
         pretrain("toy-s0", params(**{**idle, "runs.toy-s0.features": "rwos"}), paths(toy_data, here))
     other = {"rows": {**ENTRY, "dataset": "pets"}}
     fault = r"runs.toy-s0 is of another data set than its features rows, got 'toy', wanted pets"
