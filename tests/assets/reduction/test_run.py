@@ -156,6 +156,14 @@ def test_near_duplicates_go_without_a_model_and_the_first_of_them_stays(pool):
     assert len(dropped) and rows["kept"][first].all()
 
 
+def test_pictures_are_compared_alike_by_any_number_of_workers(pool):
+    entry, folders = policy(steps=[{"kind": "near_duplicates"}]), pool.folders("workers", "work-workers")
+    reduce("toy", entry, folders, MACHINE.model_copy(update={"workers": 2}))
+    assert (folders.out / "plan.parquet").read_bytes() == (
+        made(pool, "alone", steps=[{"kind": "near_duplicates"}]) / "plan.parquet"
+    ).read_bytes()
+
+
 def test_a_near_duplicate_of_a_pair_that_an_earlier_step_dropped_stays(pool):
     steps = [{"kind": "random", "keep": 0.5}, {"kind": "near_duplicates"}]
     rows = rows_of(made(pool, "near_later", steps=steps))
