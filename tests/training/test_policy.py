@@ -41,6 +41,7 @@ def plan(toy_data, tmp_path):
                 "reason": "" if keeps(number) else "1 random: not drawn",
                 "cluster": -1,
                 "score": float("nan"),
+                "likelihood": float("nan"),
                 "caption": (captions or {}).get(number),
                 "order": -1,
                 "similarity": float("nan"),
