@@ -4,7 +4,7 @@ This module stays light: it is imported wherever params.yaml is read.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -21,6 +21,7 @@ NONE = "none"
 Features = Literal["image", "codes_mean", "codes_hist", "codes_raw"]
 By = Literal["score", "likelihood"]
 """How well picture and caption fit: cosine of their embeddings, or the captioner's mean log probability of a token."""
+MEASURES: tuple[By, ...] = get_args(By)
 
 
 def _checked_keep(keep: float) -> float:

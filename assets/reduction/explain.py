@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from assets.errors import DataError, message
 from assets.manifest import read_manifest
+from assets.reduction.config import MEASURES
 from assets.reduction.plan import KIND, SUMMARY, read_rows
 
 _NEAR = 50_000
@@ -44,7 +45,7 @@ def explain(folder: Path, key: str) -> str:
     if not row["kept"]:
         lines.append(f"  dropped in step {row['reason']}")
     lines += _chain(summary["steps"], row)
-    for measure in ("score", "likelihood"):
+    for measure in MEASURES:
         if math.isfinite(row[measure]):
             better = pc.sum(pc.greater(rows.column(measure), row[measure])).as_py()
             lines.append(f"  {measure} {row[measure]:.4f}: that of {better} of {len(rows)} pairs of the pool is higher")

@@ -21,6 +21,7 @@ from assets.reduction.budget import resolve, share_of
 from assets.reduction.captions import FILE as CAPTIONS
 from assets.reduction.captions import Generated, read_generated
 from assets.reduction.config import (
+    MEASURES,
     By,
     PolicyConfig,
     SemDedupStep,
@@ -108,7 +109,7 @@ class Pool:
         hashes: By the policy's seed, uint64 [n].
         ranks: Places in hash order, int64 [n].
         fit: Measure -> how well picture and caption fit, float32 [n]: ``score`` is NaN where the policy has no
-            embeddings, ``likelihood`` where it has no captioner.
+            embeddings, ``likelihood`` where no step asks for it.
         embeddings: None where the policy has none.
         codes: None where the policy has no captioner.
         generated: Generated captions; None where the policy has no captioner.
@@ -143,10 +144,8 @@ def read_pool(config: PolicyConfig, sources: Sources) -> Pool:
     hashes = key_hashes(keys, config.seed)
     order = ranks(keys, hashes)
     check_amounts(config.steps, len(keys))
-    fit: dict[By, NDArray[np.float32]] = {
-        "score": np.full(len(keys), np.nan, dtype=np.float32),
-        "likelihood": np.full(len(keys), np.nan, dtype=np.float32),
-    }
+    unknown = np.full(len(keys), np.nan, dtype=np.float32)
+    fit: dict[By, NDArray[np.float32]] = dict.fromkeys(MEASURES, unknown)
     embeddings = codes = generated = None
     if sources.embeddings is not None:
         fit["score"] = read_numbers(sources.embeddings / SCORES, "score", keys, "embed")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from assets.index import read_index
 from assets.progress import Stage
-from assets.reduction.config import PolicyConfig
+from assets.reduction.config import MEASURES, PolicyConfig
 from assets.reduction.pool import SPLIT
 from assets.reduction.report_concepts import Concepts, concept_facts, count_concepts, extremes
 from assets.reduction.report_pictures import COLUMNS, figures, pick
@@ -106,7 +106,7 @@ def report_parts(shown: Shown, raw: Path, stage: Stage, cache: ShardCache | None
     concepts = count_concepts(shown.captions, kept, shown.names)
     facts: dict[str, Any] = {"truth": judged, "concepts": concept_facts(concepts)}
     html = {"truth": _truth_html(judged), "concepts": _concepts_html(concepts, facts["concepts"])}
-    scores = [_fit(shown, kept, measure) for measure in ("score", "likelihood")]
+    scores = [_fit(shown, kept, measure) for measure in MEASURES]
     html["scores"] = (
         "".join(text for text, _ in scores) or "<p>No step looks at scores, and no embeddings are named.</p>"
     )

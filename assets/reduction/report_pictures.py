@@ -12,6 +12,7 @@ from PIL import Image
 
 from assets.members import read_member
 from assets.picture import Picture, PictureError
+from assets.reduction.config import MEASURES
 from assets.shard_cache import ShardCache
 
 COLUMNS = ("shard", "image_offset", "image_size")
@@ -45,7 +46,7 @@ def figures(raw: Path, places: pa.Table, plan: pa.Table, captions: pa.StringArra
     for place, row, caption in told:
         content = read_member(raw, place["shard"], place["image_offset"], place["image_size"], cache)
         facts = [row["key"]]
-        facts += [f"{name} {row[name]:.3f}" for name in ("score", "likelihood") if np.isfinite(row[name])]
+        facts += [f"{name} {row[name]:.3f}" for name in MEASURES if np.isfinite(row[name])]
         facts += [f"cluster {row['cluster']}, place {row['order'] + 1}"] if row["cluster"] >= 0 else []
         facts += [f"similarity {row['similarity']:.3f}"] if np.isfinite(row["similarity"]) else []
         text = escape(caption[:_MOST_CHARS])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from assets.errors import ConfigError, DataError
+from tests.training.losses.largest_tensor import LargestTensor
 from training.losses.affinity import TeacherSide, affinity_loss, soft_cross_entropy
 from training.losses.info_nce import ALL_ROWS, info_nce_loss
 
@@ -239,20 +239,11 @@ def test_the_terms_of_equal_parts_average_to_those_of_the_whole(student, parts):
 
 
 def test_a_part_of_the_batch_never_holds_all_pairs_of_it():
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            largest = max(largest, result.numel() if isinstance(result, torch.Tensor) else 0)
-            return result
-
     features = unit_rows(1, 8, 64).float().requires_grad_()
     teachers = [TeacherSide(unit_rows(2, 4, 64), unit_rows(3, 4, 64), 50.0)] * 2
-    with Watch():
+    with LargestTensor() as largest:
         affinity_loss(features, features, 10.0, teachers, slice(8, 16)).loss.backward()
-    assert largest == 64 * 8  # [B, G] logits and targets, and [G, D] features
+    assert largest.elements == 64 * 8  # [B, G] logits and targets, and [G, D] features
 
 
 def test_gradients_reach_the_student_and_never_a_teacher(student):

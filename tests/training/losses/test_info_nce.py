@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.training.losses.largest_tensor import LargestTensor
 from training.losses.info_nce import info_nce_loss
 
 
@@ -70,16 +70,7 @@ def test_the_losses_of_equal_parts_average_to_the_loss_of_the_whole(parts):
 
 
 def test_a_part_of_the_batch_never_holds_all_pairs_of_it():
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            largest = max(largest, result.numel() if isinstance(result, torch.Tensor) else 0)
-            return result
-
     features = normalize(torch.randn(64, 8), dim=-1).requires_grad_()
-    with Watch():
+    with LargestTensor() as largest:
         info_nce_loss(features, features, torch.tensor(10.0), slice(8, 16)).backward()
-    assert largest == 64 * 8  # [B, G] logits, and [G, D] features
+    assert largest.elements == 64 * 8  # [B, G] logits, and [G, D] features
