@@ -18,13 +18,16 @@ SECTIONS = (
     "embeddings",
     "captioners",
     "policies",
+    "teachers",
     "recipes",
     "runs",
+    "exports",
     "evaluation",
     "report",
 )
-MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies")
-"""Sections that hold what runs may use; they must be there, because dvc.yaml makes stages of their entries."""
+MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies", "teachers", "exports")
+"""Sections that hold what runs may use or what becomes of them; they must be there, because dvc.yaml makes stages of
+their entries."""
 
 
 class MachineConfig(Section):
@@ -84,9 +87,11 @@ def read_sections(params: Path) -> dict[str, Any]:
 _NOUNS = {
     "captioners": "captioner",
     "datasets": "data set",
+    "exports": "export",
     "policies": "policy",
     "recipes": "recipe",
     "runs": "run",
+    "teachers": "teacher",
 }
 
 

@@ -3,6 +3,7 @@
 Nothing is downloaded: weights of open_clip must be in its cache (``~/.cache/clip``) or in that of the Hugging Face hub.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,18 @@ import open_clip
 import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from safetensors.torch import save_file
 
+from assets.atomic import write_json
 from assets.config import MachineConfig
 from assets.errors import ConfigError, DataError, message
 from assets.manifest import MANIFEST, file_digest, read_manifest, value_digest, version_of
 from assets.progress import Stage
 from assets.section import unknown
-from evaluation.embed_config import EmbeddingsConfig, FolderCheckpoint, OpenClipCheckpoint
 from evaluation.encoder import Encoder, load_encoder, make_encoder
 from evaluation.open_clip_export import OpenClipImages, OpenClipTexts
-from training.models.export_files import CONFIG_FILE, FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE
+from training.checkpoint_config import FolderCheckpoint, ModelChoice, OpenClipCheckpoint
+from training.models.export_files import CONFIG_FILE, OWN_CONFIG_FILE, WEIGHTS_FILE
 
 _URL_CACHE = Path(".cache") / "clip"
 Load = Callable[[MachineConfig, Stage, int], Encoder]
@@ -35,14 +38,16 @@ class EmbeddingModel:
         version: Names its content.
         facts: What it is, for the manifest.
         load: Gets the section ``machine``, the stage, and this process's number on its machine.
+        write: Puts the model as an export, config and weights, into an empty folder.
     """
 
     version: str
     facts: dict[str, Any]
     load: Load
+    write: Callable[[Path], None]
 
 
-def find_model(config: EmbeddingsConfig, exported: Path | None) -> EmbeddingModel:
+def find_model(config: ModelChoice, exported: Path | None) -> EmbeddingModel:
     """Find the model of an entry.
 
     Args:
@@ -59,28 +64,39 @@ def find_model(config: EmbeddingsConfig, exported: Path | None) -> EmbeddingMode
     if isinstance(checkpoint, FolderCheckpoint):
         version = _folder_version(checkpoint.path)
         facts: dict[str, Any] = {"kind": "folder", "version": version}
-        return EmbeddingModel(version, facts, _loader(checkpoint.path, config.batch_size))
+        return _exported(version, facts, checkpoint.path, config.batch_size)
     assert exported is not None
     name: str = read_manifest(exported, "model")["name"]
     version = version_of(exported)
     facts = {"kind": "run", "name": name, "version": version}
-    return EmbeddingModel(version, facts, _loader(exported, config.batch_size))
+    return _exported(version, facts, exported, config.batch_size)
 
 
-def _loader(folder: Path, batch_size: int) -> Load:
+def _exported(version: str, facts: dict[str, Any], folder: Path, batch_size: int) -> EmbeddingModel:
     def load(machine: MachineConfig, stage: Stage, local_rank: int) -> Encoder:
         return load_encoder(folder, machine, batch_size, stage, local_rank)
 
-    return load
+    def write(target: Path) -> None:
+        for path in (_config_of(folder), folder / WEIGHTS_FILE):
+            if path is None or not path.is_file():
+                raise DataError(message(f"{folder} lacks a file of an export", fix="make it anew"))
+            shutil.copyfile(path, target / path.name)
+
+    return EmbeddingModel(version, facts, load, write)
+
+
+def _config_of(folder: Path) -> Path | None:
+    """Return the config of an export, or None where there is none."""
+    return next((folder / name for name in (CONFIG_FILE, OWN_CONFIG_FILE) if (folder / name).is_file()), None)
 
 
 def _folder_version(folder: Path) -> str:
     """Name the content of an export, which has no manifest where somebody else made it."""
     if (folder / MANIFEST).is_file():
         return version_of(folder)
-    config = next((folder / name for name in (CONFIG_FILE, FROZEN_TEXT_CONFIG_FILE) if (folder / name).is_file()), None)
+    config = _config_of(folder)
     if config is None or not (folder / WEIGHTS_FILE).is_file():
-        wanted = f"{WEIGHTS_FILE} with {CONFIG_FILE} or {FROZEN_TEXT_CONFIG_FILE}"
+        wanted = f"{WEIGHTS_FILE} with {CONFIG_FILE} or {OWN_CONFIG_FILE}"
         found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
         raise DataError(message(f"{folder} holds no model", found, wanted, "mend checkpoint.path"))
     return value_digest([file_digest(config), file_digest(folder / WEIGHTS_FILE)])
@@ -104,26 +120,48 @@ def _named(checkpoint: OpenClipCheckpoint, batch_size: int) -> EmbeddingModel:
     digest = file_digest(weights)[:16]
 
     def sides(device: torch.device, at_once: int) -> tuple[OpenClipImages, OpenClipTexts]:
-        shown: dict[str, Any] = {
-            f"image_{part}": known.get(part) for part in ("mean", "std", "interpolation", "resize_mode")
-        }
-        quick: bool = known.get("quick_gelu", False)
-        try:
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                *(name, str(weights)), device=device, pretrained_text=False, force_quick_gelu=quick, **shown
-            )
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            text = " ".join(str(error).split())[:300]
-            what = f"{weights} does not load as {name} ({text})"
-            raise DataError(message(what, fix="remove it and fetch it again")) from error
-        texts = OpenClipTexts(model.eval(), open_clip.get_tokenizer(name), device, batch_size, at_once)
+        model, preprocess = _create(name, known, weights, device)
+        texts = OpenClipTexts(model, open_clip.get_tokenizer(name), device, batch_size, at_once)
         return OpenClipImages(model, preprocess, device), texts
 
     def load(machine: MachineConfig, stage: Stage, local_rank: int) -> Encoder:
         return make_encoder(sides, machine, local_rank)
 
+    def write(target: Path) -> None:
+        _write_named(target, name, known, _create(name, known, weights, torch.device("cpu"))[0])
+
     facts: dict[str, Any] = {"kind": "open_clip", "model": name, "pretrained": tag, "version": digest}
-    return EmbeddingModel(digest, facts, load)
+    return EmbeddingModel(digest, facts, load, write)
+
+
+def _create(name: str, known: dict[str, Any], weights: Path, device: torch.device) -> tuple[Any, Any]:
+    """Load weights of open_clip from a file; return the model in evaluation mode, and its preprocessing."""
+    shown: dict[str, Any] = {
+        f"image_{part}": known.get(part) for part in ("mean", "std", "interpolation", "resize_mode")
+    }
+    quick: bool = known.get("quick_gelu", False)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            *(name, str(weights)), device=device, pretrained_text=False, force_quick_gelu=quick, **shown
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:300]
+        what = f"{weights} does not load as {name} ({text})"
+        raise DataError(message(what, fix="remove it and fetch it again")) from error
+    return model.eval(), preprocess
+
+
+def _write_named(target: Path, name: str, known: dict[str, Any], model: Any) -> None:
+    """Write a model of open_clip so that ``local-dir:TARGET`` loads it: what its name implied stands in the config."""
+    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    if known.get("quick_gelu", False):
+        config["quick_gelu"] = True
+    shown: dict[str, Any] = model.visual.preprocess_cfg
+    parts = {part: shown[part] for part in ("mean", "std", "interpolation", "resize_mode") if part in shown}
+    # copies, because a file cannot hold one tensor under two names
+    tensors = {key: tensor.detach().clone().contiguous() for key, tensor in model.state_dict().items()}
+    save_file(tensors, target / WEIGHTS_FILE)
+    write_json(target / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": parts})
 
 
 def _cached(known: dict[str, Any]) -> Path | None:

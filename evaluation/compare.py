@@ -14,38 +14,25 @@ from evaluation.results import Folders, read_rows
 from training.config import RunConfig
 
 
-def compare(
-    params: Path,
-    reports: Path,
-    runs: Path,
-    models: Path,
-    raw: Path,
-    out_json: Path,
-    out_html: Path,
-    valid: Path | None = None,
-) -> None:
+def compare(folders: Folders, out_json: Path, out_html: Path) -> None:
     """Write the leaderboard.
 
     Args:
-        params: The params.yaml to read; sections ``report`` and ``runs``.
-        reports: Parent of the report folders of ``evaluate``.
-        runs: Parent of the run folders of ``pretrain``.
-        models: Parent of the exported models.
-        raw: Parent of the data sets; pictures are taken from their shards.
+        folders: Where the results are; ``params`` has the sections ``report`` and ``runs``. Without ``valid`` the page
+            says nothing about the data, without ``exports`` nothing about size and speed.
         out_json: The table to write (``docs/leaderboard.schema.json``).
         out_html: The page to write; it needs no other file.
-        valid: Parent of the validated data sets; without it the page says nothing about the data.
 
     Raises:
         ConfigError: A wrong value in params.yaml.
         DataError: A run lacks results, or results do not belong together.
     """
+    params = folders.params
     sections = read_sections(params)
     config = parse(ReportConfig, sections["report"], f"{params}: report")
     if not sections["runs"]:
         raise ConfigError(f"{params}: runs: nothing to compare; add a run")
     entries = {str(name): parse(RunConfig, value, f"{params}: runs.{name}") for name, value in sections["runs"].items()}
-    folders = Folders(reports, runs, models, raw, valid, params)
     with Stage("compare") as stage:
         rows = read_rows(entries, folders, config.main_metric)
         write_json(out_json, rounded([row.as_json() for row in rows]))

@@ -17,10 +17,12 @@ from PIL import Image
 from assets.config import MachineConfig
 from assets.device import pick_device
 from assets.progress import Stage
+from evaluation.dense_export import load_compact
 from evaluation.frozen_text_export import load_frozen_text
 from evaluation.open_clip_export import load_open_clip
 from evaluation.sides import ImageFeatures, ImageSide, TextSide, in_order
 from evaluation.text_queries import Computing
+from training.models.dense_export import is_compact_export
 from training.models.frozen_export import is_frozen_text_export
 
 
@@ -66,7 +68,7 @@ class Encoder:
 
 
 def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: Stage, local_rank: int = 0) -> Encoder:
-    """Load an export of either kind.
+    """Load an export of any kind.
 
     Args:
         folder: The model folder.
@@ -82,6 +84,8 @@ def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: S
     def sides(device: torch.device, at_once: int) -> tuple[ImageSide, TextSide]:
         if is_frozen_text_export(folder):
             return load_frozen_text(folder, Computing(device, machine.threads, stage))
+        if is_compact_export(folder):
+            return load_compact(folder, device, batch_size, at_once)
         return load_open_clip(folder, device, batch_size, at_once)
 
     return make_encoder(sides, machine, local_rank)

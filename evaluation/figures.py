@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -10,12 +11,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from evaluation.curves import ComputeCurves, Curve
+from evaluation.pareto import pareto_front
 from evaluation.results import Estimate, Group, chance_of
 from evaluation.svg import GRID, INK, MUTED, STYLE, SURFACE, colour, dashes, limits, marker, panel, percent_axis, to_svg
 
 FREQUENCIES = ("head", "mid", "tail")
 COMPUTE = "training compute, FLOPs"
 _HEIGHT, _LEGEND_ROW = 3.1, 0.19
+
+
+class Point(NamedTuple):
+    """A group in a plot of score against size or speed.
+
+    Attributes:
+        label: Of the group.
+        cost: Its mean size, operations or time.
+        estimate: Its score.
+    """
+
+    label: str
+    cost: float
+    estimate: Estimate
 
 
 def metric_panel(name: str, title: str, groups: Sequence[Group], series: Mapping[str, int], metric: str) -> str:
@@ -98,6 +114,50 @@ def cost_panel(
             f"{group.label} {100 * estimate.value:.1f} % at {spent:.3g}" for group, spent, estimate in found
         )
         return to_svg(figure, name, f"{title} against {cost[1]}: {words}")
+
+
+def pareto_panel(name: str, title: str, points: Sequence[Point], series: Mapping[str, int], axis: str) -> str:
+    """Draw a metric against size or speed, with a line through the groups that no other beats in both.
+
+    Args:
+        name: Unique in the page.
+        title: The metric in words.
+        points: One per group, at least one.
+        series: Group label -> number of its colour.
+        axis: What the cost is.
+    """
+    front = [points[place] for place in pareto_front([(point.cost, point.estimate.value) for point in points])]
+    costs = [point.cost for point in points]
+    values = [value for point in points for value in _ends(point.estimate)]
+    with rc_context(STYLE):
+        figure, axes = panel(_HEIGHT)
+        _cost_axis(axes, costs, axis)
+        axes.plot(
+            [point.cost for point in front], [point.estimate.value for point in front], color=MUTED, linewidth=1.2,
+            drawstyle="steps-post",
+        )  # fmt: skip
+        for number, point in enumerate(sorted(points, key=lambda point: (point.cost, point.estimate.value))):
+            tint = colour(series[point.label])
+            ends = _ends(point.estimate)
+            axes.plot([point.cost] * 2, [min(ends), max(ends)], color=tint, linewidth=2, alpha=0.45)
+            shape = marker(series[point.label])
+            axes.scatter([point.cost], [point.estimate.value], s=48, marker=shape, color=tint, edgecolors=SURFACE)
+            left = 2 * number >= len(points)  # what is far right has its label to the left, inside the panel
+            axes.annotate(
+                point.label, (point.cost, point.estimate.value), xytext=(-6 if left else 6, 4),
+                textcoords="offset points", ha="right" if left else "left", fontsize=7.5, color=INK,
+            )  # fmt: skip
+        axes.set_ylim(*limits(values, 0.1))
+        percent_axis(axes, "y")
+        axes.set_title(title)
+        words = "; ".join(f"{point.label} {100 * point.estimate.value:.1f} % at {point.cost:.3g}" for point in points)
+        best = ", ".join(point.label for point in front)
+        return to_svg(figure, name, f"{title} against {axis}: {words}; Pareto front: {best}")
+
+
+def _ends(estimate: Estimate) -> list[float]:
+    """Return a score and the ends of its interval, if it has one."""
+    return [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
 
 
 def _cost_axis(axes: Axes, costs: Sequence[float], label: str) -> None:

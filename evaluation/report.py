@@ -21,6 +21,7 @@ from evaluation.figures import (
 )
 from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
 from evaluation.samples import DATASET
+from evaluation.size_and_speed import read_exports, size_and_speed
 from evaluation.thumbnails import thumbnails
 from evaluation.wording import curve_words, duration, is_recall, metric_words, percent, plain, quantity
 
@@ -90,6 +91,8 @@ def _section(
     if reasons := summary.get("rejected_by_reason"):
         figures["reasons"] = [Markup(reasons_panel(f"d{number}-reasons", "Rejected samples by reason", reasons))]
     best = rows[0]
+    exports = read_exports(folders.exports, rows)
+    main = metric_words(config.main_metric)
     return {
         "dataset": dataset,
         "rows": rows,
@@ -105,6 +108,7 @@ def _section(
         ],
         "shows_pairs": any(row.config.policy != "none" and "pairs" in row.cost for row in rows),
         "figures": figures,
+        "sizes": size_and_speed(f"d{number}", main, groups, exports, series, config.main_metric),
         "examples": _examples(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
         "chance_of": chance_of,

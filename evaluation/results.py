@@ -125,6 +125,7 @@ class Folders:
         raw: Holds ``D/`` of ``ingest``.
         valid: Holds ``D/`` of ``validate``, or None to leave the data summary out.
         params: The params.yaml, which names the store of shards that are URLs.
+        exports: Holds the folders of ``export``, or None to say nothing of size and speed.
     """
 
     reports: Path
@@ -133,6 +134,7 @@ class Folders:
     raw: Path
     valid: Path | None
     params: Path
+    exports: Path | None = None
 
 
 def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str) -> list[Row]:

@@ -1,8 +1,9 @@
 """The two sides of an exported model as evaluators see them: pictures -> features, and texts -> features.
 
-There are two kinds of exports: those of open_clip (``open_clip_export.py``), and those whose text is a frozen encoder
-that training never touched (``frozen_text_export.py``). This module stays light: evaluators import it, and they are
-imported wherever params.yaml is read.
+There are three kinds of exports: those of open_clip (``open_clip_export.py``), those whose towers were cut
+(``dense_export.py``), and those whose text is a frozen encoder that training never touched
+(``frozen_text_export.py``). This module stays light: evaluators import it, and they are imported wherever params.yaml
+is read.
 """
 
 from collections import deque

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
+    from evaluation.export_config import ExportConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
+    from training.teachers.config import TeacherConfig
 
 PARAMS = Path("params.yaml")
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
@@ -44,8 +46,10 @@ class Params:
     embeddings: Mapping[str, "EmbeddingsConfig"]
     captioners: Mapping[str, "CaptionerConfig"]
     policies: Mapping[str, "PolicyConfig"]
+    teachers: Mapping[str, "TeacherConfig"]
     recipes: Mapping[str, "RecipeConfig"]
     runs: Mapping[str, "RunConfig"]
+    exports: Mapping[str, "ExportConfig"]
     evaluation: "EvaluationConfig"
     report: "ReportConfig"
 
@@ -122,8 +126,10 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
+    from evaluation.export_config import ExportConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
+    from training.teachers.config import TeacherConfig
 
     data = read_sections(params)
     faults = _Faults()
@@ -134,8 +140,10 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     embeddings = faults.optional(EmbeddingsConfig, data["embeddings"], f"{params}: embeddings")
     captioners = faults.optional(CaptionerConfig, data["captioners"], f"{params}: captioners")
     policies = faults.optional(PolicyConfig, data["policies"], f"{params}: policies")
+    teachers = faults.optional(TeacherConfig, data["teachers"], f"{params}: teachers")
     recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
     runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
+    exports = faults.optional(ExportConfig, data["exports"], f"{params}: exports")
     evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
     report = faults.section(ReportConfig, data["report"], f"{params}: report")
     if not isinstance(data["profile"], str):
@@ -143,14 +151,15 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
     _check_methods(faults, methods, memory)
     used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
-    for text in wrong_references(data, {**used, "recipes": recipes, "runs": runs}):
+    trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports}
+    for text in wrong_references(data, {**used, **trained}):
         faults.add(f"{params}: {text}")
     _check_main_metric(faults, evaluation, report, params)
     if faults.lines or machine is None or store is None or evaluation is None or report is None:
         raise ConfigError("\n".join(faults.lines))
     return Params(
         *(data["profile"], machine, store, datasets, features, embeddings, captioners, policies),
-        *(recipes, runs, evaluation, report),
+        *(teachers, recipes, runs, exports, evaluation, report),
     )
 
 

@@ -43,22 +43,31 @@ REFERENCES: dict[str, tuple[_Reference, ...]] = {
         _Reference("embeddings", "embeddings", optional=True, same_data=True),
         _Reference("captioner", "captioners", optional=True, same_data=True),
     ),
+    "teachers": (
+        _DATASET,
+        _Reference("run", "runs", optional=True),
+        _Reference("ensemble_with", "teachers", optional=True, same_data=True),
+    ),
+    "exports": (_Reference("run", "runs"),),
     "runs": (
         _Reference("recipe", "recipes"),
         _DATASET,
         _Reference("policy", "policies", optional=True, same_data=True),
         _Reference("features", "features", optional=True, same_data=True),
+        _Reference("teacher", "teachers", optional=True, same_data=True),
+        _Reference("start", "runs", optional=True),
     ),
 }
 
 
-_JUDGES = ("embeddings", "captioners")
-"""What a policy goes by."""
+_JUDGES = ("embeddings", "captioners", "teachers")
+"""What a policy, or a run itself, goes by."""
 _WAYS: dict[str, dict[str, str]] = {
-    "runs": {"policy": "policies"},
+    "runs": {"policy": "policies", "teacher": "teachers", "start": "runs"},
     "policies": {"embeddings": "embeddings", "captioner": "captioners"},
     "embeddings": {"run": "runs"},
     "captioners": {"run": "runs"},
+    "teachers": {"run": "runs", "ensemble_with": "teachers"},
 }
 """Section -> field -> section of the entry that it names: the ways that could lead in a circle."""
 
@@ -101,22 +110,31 @@ def _wrong(
 
 
 def _circles(entries: Entries) -> Iterator[str]:
-    """Yield each circle of runs that train on what a model says that trains on them; such a stage never begins."""
+    """Yield each circle of entries that wait for each other, such as runs that learn from their own model."""
     done: set[Place] = set()
-    for run in entries["runs"]:
-        if circle := _circle(("runs", run), [], entries, done):
-            done.update(circle)
-            judge = next(place for place in circle if place[0] in _JUDGES)
-            places = " -> ".join(".".join(place) for place in circle)
-            fix = f"let {'.'.join(judge)} name a run that does without it, such as one whose policy is {NONE}"
-            yield message(f"runs.{circle[0][1]} depends on itself ({places})", fix=fix)
+    for section in ("runs", "teachers"):
+        for name in entries[section]:
+            if circle := _circle((section, name), [], entries, done):
+                done.update(circle)
+                places = " -> ".join(".".join(place) for place in circle)
+                yield message(f"{'.'.join(circle[0])} depends on itself ({places})", fix=_way_out(circle))
+
+
+def _way_out(circle: list[Place]) -> str:
+    sections = {section for section, _ in circle}
+    if sections == {"runs"}:
+        return f"let one of them start as another run, or as {NONE}"
+    if sections == {"teachers"}:
+        return f"set ensemble_with of one of them to {NONE}"
+    judge = next(place for place in circle if place[0] in _JUDGES)
+    return f"let {'.'.join(judge)} name a run that does without it, such as one whose policy is {NONE}"
 
 
 def _circle(here: Place, path: list[Place], entries: Entries, done: set[Place]) -> list[Place]:
-    """Follow all ways from an entry; return the first circle, which begins and ends with a run, or an empty list."""
+    """Follow all ways from an entry; return the first circle, from a run to itself if it has one, or an empty list."""
     if here in path:
         circle = path[path.index(here) :]
-        first = next(i for i, (section, _) in enumerate(circle) if section == "runs")
+        first = next((i for i, (section, _) in enumerate(circle) if section == "runs"), 0)
         return [*circle[first:], *circle[:first], circle[first]]
     section, name = here
     if here in done or name not in entries[section]:

@@ -26,6 +26,8 @@ _PLAIN = {
     "embeddings": ("embed", "evaluation.embed"),
     "captioners": ("captioner", "training.captioner.run"),
     "policies": ("reduce", "assets.reduction.run"),
+    "teachers": ("teach", "evaluation.teach"),
+    "exports": ("export", "evaluation.export"),
 }
 """Section -> the stage of its entries and the module of all of them."""
 

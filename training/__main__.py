@@ -26,6 +26,8 @@ def _parser() -> argparse.ArgumentParser:
         "--features", type=Path, help="embeddings (default: features/FEATURES of the run, if it names any)"
     )
     stage.add_argument("--reduced", type=Path, help="plan (default: data/reduced/POLICY of the run, if it names one)")
+    stage.add_argument("--teacher", type=Path, help="teacher (default: data/teachers/TEACHER of the run, if any)")
+    stage.add_argument("--start", type=Path, help="model to begin as (default: models/START of the run, if any)")
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
     stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
     stage.add_argument("--profile", type=Path, help="trace a few steps into this JSON file, for ui.perfetto.dev")
@@ -57,7 +59,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     if (processes := processes_wanted(load_machine(arguments.params))) > 1:
         _become_torchrun(processes)
+    from training.lineage import NO_START
     from training.pretrain import Paths, pretrain
+    from training.teachers.config import NO_TEACHER, TEACHERS
 
     paths = Paths(
         raw=arguments.raw or Path("data/raw") / run.dataset,
@@ -67,6 +71,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         profile=arguments.profile,
         features=None if run.features == NO_FEATURES else arguments.features or FEATURES / run.features,
         reduced=None if run.policy == NONE else arguments.reduced or REDUCED / run.policy,
+        teacher=None if run.teacher == NO_TEACHER else arguments.teacher or TEACHERS / run.teacher,
+        start=None if run.start == NO_START else arguments.start or Path("models") / run.start,
     )
     pretrain(arguments.name, arguments.params, paths)
 

@@ -134,7 +134,26 @@ class NamedTowers(Section):
     name: str
 
 
-Towers = Annotated[CustomTowers | NamedTowers, Field(discriminator="kind")]
+class StartTowers(Section):
+    """The towers of the model that the run begins as, with all of its weights; the only way to go on from a cut one."""
+
+    kind: Literal["start"]
+
+
+Towers = Annotated[CustomTowers | NamedTowers | StartTowers, Field(discriminator="kind")]
+
+
+class StartConfig(Section):
+    """Weights to begin with, in place of random ones: those of a model, or a smaller model cut out of it."""
+
+    source: Literal["run", "teacher"]
+    """The run's ``start``; or its teacher, of several models the first."""
+    towers: Literal["both", "image", "text"] = "both"
+    """Which tower takes them; the other one begins at random."""
+    depth: Literal["stride", "even"] = "stride"
+    """Which layers a shallower tower takes: every r-th from the first, as published, or equally spaced ones."""
+    width: Literal["front", "magnitude"] = "front"
+    """Which channels, heads and units a narrower tower takes: the leading ones, as published, or the largest."""
 
 
 class BudgetConfig(Section):
@@ -200,6 +219,8 @@ class RecipeConfig(Section):
     """Which image tokens the towers see in training."""
     ema_tower: EmaTowerConfig | None = None
     """The averaged image tower that attentive masking and some methods go by; null for none."""
+    start: StartConfig | None = None
+    """What the towers begin as; null for random weights."""
     freeze_patch_embedding: bool = False
     """Leave the patch embedding of a ViT at its random start, which steadies self-supervised training."""
     holdout: HoldoutConfig | None = None
@@ -229,6 +250,15 @@ class RecipeConfig(Section):
             raise ValueError(message("captions have no meaning with towers.text of kind frozen", fix=fix))
         return self
 
+    @model_validator(mode="after")
+    def _fitting_start(self) -> "RecipeConfig":
+        if isinstance(self.towers, StartTowers):
+            if self.start is None:
+                raise ValueError("towers of kind start are those of the model in start; add start, or spell towers out")
+            if self.start.towers != "both":
+                raise ValueError("towers of kind start begin with all weights; leave start.towers out")
+        return self
+
     @property
     def frozen_text(self) -> FrozenText | None:
         """The frozen text side; None where a text tower is trained."""
@@ -245,6 +275,10 @@ class RunConfig(Section):
     """Which pairs are used, with which captions: a name of the section ``policies``; none takes all accepted ones."""
     features: str
     """Embeddings of the data set's pairs, a name of the section ``features``; none for recipes that want none."""
+    teacher: str
+    """Whom it learns from, a name of the section ``teachers``; none for recipes that learn from pairs alone."""
+    start: str
+    """The run whose weights it begins with, as the recipe's ``start`` says; none for others."""
     seed: int = Field(ge=0, lt=2**32)
 
 

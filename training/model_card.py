@@ -1,11 +1,15 @@
 """The README.md of an exported model: a Hugging Face model card that says how to load it and what it was made from."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from training.models.compact import describe_cut
+from training.models.export_files import COMPACT
+
 _CARD = """---
-library_name: {{ "clipfoundry" if frozen_text else "open_clip" }}
+library_name: {{ "clipfoundry" if frozen_text or cut else "open_clip" }}
 pipeline_tag: zero-shot-image-classification
 license: apache-2.0
 tags:
@@ -46,6 +50,29 @@ from training.models.frozen_export import load_export
 export = load_export(Path("PATH/TO/THIS/FOLDER"))
 image_features = export.encode_images(export.preprocess(picture)[None])  # unit norm
 ```
+{%- elif cut -%}
+Its towers were cut to different numbers of heads and MLP units in each layer, which open_clip has no config for.
+`clipfoundry_config.json` holds these numbers, and the project's own loader reads them:
+
+```python
+from pathlib import Path
+
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from training.models.dense_export import load_dense
+
+model, config, preprocess_cfg = load_dense(Path("PATH/TO/THIS/FOLDER"))
+preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+tokenizer = SimpleTokenizer(context_length=config["text_cfg"].get("context_length", 77))
+```
+
+| tower | width | heads, by layer | MLP units, by layer |
+| --- | --- | --- | --- |
+{% for side, (before, after) in cut.items() -%}
+| {{ side }} | {{ after.hidden }} of {{ before.hidden }}
+{%- for name in ("heads", "units") %} | {{ after[name] | join(", ") }} of {{ before[name][0] }}{% endfor %} |
+{% endfor %}
 {%- else -%}
 ```python
 import open_clip
@@ -81,7 +108,12 @@ licences of the pictures and captions.
 
 
 def model_card(
-    name: str, config: dict[str, Any], inputs: dict[str, str], num_pairs: int, holdout: dict[str, float]
+    name: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    num_pairs: int,
+    holdout: dict[str, float],
+    model_config: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the card.
 
@@ -91,6 +123,7 @@ def model_card(
         inputs: Input name -> version.
         num_pairs: Training pairs.
         holdout: Scores of the exported weights on held-out pairs, empty without such pairs.
+        model_config: Of the exported model; only that of a model whose towers were cut changes the card.
 
     Returns:
         Markdown with front matter; the same arguments give the same text.
@@ -98,5 +131,6 @@ def model_card(
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
     text = config["recipe"]["towers"].get("text", {})
     frozen_text = text if text.get("kind") == "frozen" else None
-    facts = {"name": name, "num_pairs": num_pairs, "inputs": inputs, "holdout": holdout, "frozen_text": frozen_text}
-    return template.render(**facts, **config)
+    cut = describe_cut(model_config) if model_config is not None and COMPACT in model_config else None
+    facts = {"name": name, "num_pairs": num_pairs, "inputs": inputs, "holdout": holdout}
+    return template.render(**facts, frozen_text=frozen_text, cut=cut, **config)

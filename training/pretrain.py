@@ -26,12 +26,13 @@ from training.engine.loop import Fit, Trainer
 from training.engine.metrics import LIVE
 from training.engine.optim import count_parameters
 from training.features import RunFeatures, check_features, open_features
+from training.lineage import Lineage, check_lineage, check_new_captions, open_lineage
 from training.methods import METHODS
 from training.methods.base import Method
 from training.models.build import build_method, build_tokenizer, image_size
-from training.models.text_pass import accepts_short_text
 from training.plan import Plan
 from training.publish import FinishedRun, publish_log, publish_model
+from training.teachers.package import KIND as TEACHER_KIND
 
 _SNAPSHOT_STREAM = 1
 """Sets the draws of snapshot views apart from those of training, which have the run's seed."""
@@ -49,6 +50,8 @@ class Paths:
         profile: Where a trace of a few steps goes; None traces nothing.
         features: Embeddings of the pairs, from the stage ``features``; None for runs that have none.
         reduced: Which pairs are used, from the stage ``reduce``; None for runs on all of them.
+        teacher: Whom to learn from, from the stage ``teach``; None for runs that have none.
+        start: The exported model to begin as; None for runs that name none.
     """
 
     raw: Path
@@ -58,6 +61,8 @@ class Paths:
     profile: Path | None = None
     features: Path | None = None
     reduced: Path | None = None
+    teacher: Path | None = None
+    start: Path | None = None
 
 
 def pretrain(name: str, params: Path, paths: Paths) -> None:
@@ -76,6 +81,7 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
     run = load_run(params, name)
     recipe = load_recipe(params, run.recipe)
     check_features(name, run, recipe)
+    check_lineage(name, run, recipe)
     read_manifest(paths.raw, "raw")
     read_manifest(paths.valid, "valid")
     inputs = {"raw": version_of(paths.raw), "valid": version_of(paths.valid)}
@@ -88,6 +94,12 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
         reduction = read_plan(paths.reduced, paths.raw, paths.valid)
         # the plan alone: the report beside it also says what making it took
         inputs["reduced"] = read_manifest(paths.reduced)["files"][PLAN]["sha256"][:16]
+    if paths.teacher is not None:
+        read_manifest(paths.teacher, TEACHER_KIND)
+        inputs["teacher"] = version_of(paths.teacher)
+    if paths.start is not None:
+        read_manifest(paths.start, "model")
+        inputs["start"] = version_of(paths.start)
     plan = Plan(
         name=name,
         run=run,
@@ -99,15 +111,18 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
         pairs = load_pairs(paths.raw, paths.valid, plan=reduction)
         pairs = replace(pairs, cache=cache_for(pairs.shards, params))
         check_cache(pairs, recipe.shuffle_window)
-        _train_and_publish(plan, _Data(pairs, features), paths, machine, stage, here)
+        lineage = open_lineage(run, recipe, (paths.teacher, paths.start), inputs)
+        check_new_captions(run, lineage, reduction)
+        _train_and_publish(plan, _Data(pairs, features, lineage), paths, machine, stage, here)
 
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """The accepted pairs, and what was made of them before."""
+    """The accepted pairs, what was made of them before, and the models that the run has to do with."""
 
     pairs: Pairs
     features: RunFeatures
+    lineage: Lineage
 
 
 def _split(pairs: Pairs, recipe: RecipeConfig) -> tuple[Pairs, Pairs | None]:
@@ -129,7 +144,11 @@ def _train_and_publish(
     recipe, seed, budget = plan.recipe, plan.run.seed, plan.recipe.budget
     pairs, held_out = _split(data.pairs, recipe)
     check_batch(budget, len(pairs), here.size)
-    method, config = build_method(recipe, seed, data.features.text)
+    lineage = data.lineage
+    method, config = build_method(recipe, seed, data.features.text, lineage.start, lineage.teacher)
+    _refuse_sharding(method, machine)
+    for warning in () if method.began is None else method.began.warnings:
+        stage.log.warning("%s: %s", stage.name, warning)
     millions = count_parameters(method) / 1e6
     stage.log.info(
         f"{stage.name}: {len(pairs)} pairs, {budget.steps} steps of {budget.batch_size}, {millions:.1f} M parameters, "
@@ -141,11 +160,12 @@ def _train_and_publish(
         tokenize=build_tokenizer(config),
         image_size=image_size(config),
         seed=seed,
-        trim=accepts_short_text(method.model),
+        trim=method.accepts_short_text,
         text_rows=data.features.training,
         boxes=needs.boxes,
         objects=needs.objects,
         captions=recipe.captions,
+        replay=lineage.replay,
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)
     dataset = StepDataset(pairs, order, views, here.rank, here.size)
@@ -164,9 +184,16 @@ def _train_and_publish(
             fitted=fitted,
             world=here,
         )
-        version = publish_model(finished, tensors, config, paths.out)
+        began = None if method.began is None else method.began.facts
+        version = publish_model(finished, tensors, method.model_config, paths.out, began)
         publish_log(finished, version, stage.seconds - fitted.attempt_seconds, plan.work / "curves", paths.log)
         shutil.rmtree(plan.work)
+
+
+def _refuse_sharding(method: Method, machine: MachineConfig) -> None:
+    if method.reshapes and machine.shard_parameters:
+        what = "machine.shard_parameters is for models that keep their shape"
+        raise ConfigError(message(what, True, False, "set it to false for runs that cut their towers"))
 
 
 def _snapshots(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assets.atomic import atomic_folder, write_json, write_text
 from assets.manifest import version_of, write_manifest
+from training.config import BudgetConfig
 from training.engine.distributed import World
 from training.engine.loop import Fitted
 from training.engine.metrics import publish_curves
@@ -46,7 +47,13 @@ class FinishedRun:
         return self.fitted.best if holdout is not None and holdout.export == "best" else self.fitted.holdout
 
 
-def publish_model(run: FinishedRun, tensors: dict[str, Tensor], model_config: dict[str, Any], out: Path) -> str:
+def publish_model(
+    run: FinishedRun,
+    tensors: dict[str, Tensor],
+    model_config: dict[str, Any],
+    out: Path,
+    began: dict[str, Any] | None = None,
+) -> str:
     """Write the export with config, card and manifest.
 
     Args:
@@ -54,6 +61,7 @@ def publish_model(run: FinishedRun, tensors: dict[str, Tensor], model_config: di
         tensors: The model's weights.
         model_config: Its open_clip config.
         out: The folder to publish.
+        began: Per tower, what was taken of another model; None for random weights.
 
     Returns:
         The export's version.
@@ -61,7 +69,11 @@ def publish_model(run: FinishedRun, tensors: dict[str, Tensor], model_config: di
     with atomic_folder(out) as folder:
         export_model(tensors, model_config, folder)
         write_json(folder / "config.json", run.plan.config)
-        card = model_card(run.plan.name, run.plan.config, run.plan.inputs, run.num_pairs, run.exported_holdout)
+        if began is not None:
+            write_json(folder / "began.json", began)
+        card = model_card(
+            run.plan.name, run.plan.config, run.plan.inputs, run.num_pairs, run.exported_holdout, model_config
+        )
         write_text(folder / "README.md", card)
         counts = {"parameters": run.inference_params, "pairs": run.num_pairs, "steps": run.plan.recipe.budget.steps}
         write_manifest(folder, "model", run.plan.name, run.plan.config, counts, run.plan.inputs, run.plan.code)
@@ -106,7 +118,7 @@ def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
         "total_seconds": seconds["train_seconds"] + idle_seconds,
         "samples_seen": samples,
         "pairs": run.num_pairs,
-        "flops": run.fitted.flops * samples + run.fitted.episode_flops,
+        "flops": _flops(run.fitted, run.plan.recipe.budget) + run.fitted.episode_flops,
         "trainable_params": run.trainable_params,
         "inference_params": run.inference_params,
         "samples_per_second": samples / seconds["train_seconds"],
@@ -115,6 +127,11 @@ def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
         "memory_gib": run.fitted.memory_gib,
         "first_step_seconds": run.fitted.first_step_seconds,
     }
+
+
+def _flops(fitted: Fitted, budget: BudgetConfig) -> float:
+    """Operations of all steps, on all ranks together."""
+    return fitted.earlier_flops + fitted.flops * (budget.steps - fitted.earlier_steps) * budget.batch_size
 
 
 def git_commit() -> str:

@@ -137,7 +137,8 @@ def write_params(path: Path, runs: dict, **sections: dict) -> Path:
 
 
 def run(recipe: str, seed: int) -> dict:
-    return {"recipe": recipe, "dataset": "squares", "policy": "none", "features": "none", "seed": seed}
+    names = dict.fromkeys(("policy", "features", "teacher", "start"), "none")
+    return {"recipe": recipe, "dataset": "squares", **names, "seed": seed}
 
 
 RUNS = {"clip-s0": run("clip", 0), "clip-s1": run("clip", 1), "siglip-s0": run("siglip", 0)}

@@ -9,23 +9,23 @@ from jsonschema import Draft202012Validator
 from assets.errors import ConfigError, DataError
 from evaluation.__main__ import main
 from evaluation.compare import compare
-from evaluation.results import chance_of, group_rows
+from evaluation.results import Folders, chance_of, group_rows, read_rows
 from tests.evaluation.squares import REPORT, RUNS, write_model, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def board(root, out, params=None, valid=True):
-    compare(
-        params or root / "params.yaml",
-        root / "reports/runs",
-        root / "runs",
-        root / "models",
-        root / "data/raw",
-        out / "leaderboard.json",
-        out / "leaderboard.html",
-        root / "data/valid" if valid else None,
+def board(root, out, params=None, valid=True, exports=None):
+    folders = Folders(
+        reports=root / "reports/runs",
+        runs=root / "runs",
+        models=root / "models",
+        raw=root / "data/raw",
+        valid=root / "data/valid" if valid else None,
+        params=params or root / "params.yaml",
+        exports=exports,
     )
+    compare(folders, out / "leaderboard.json", out / "leaderboard.html")
     return json.loads((out / "leaderboard.json").read_text()), (out / "leaderboard.html").read_text()
 
 
@@ -140,7 +140,6 @@ def test_one_run_alone_makes_a_page(scored, tmp_path):
 
 
 def test_seeds_are_grouped_and_chance_is_found(scored, tmp_path):
-    from evaluation.results import Folders, read_rows
     from training.config import RunConfig
 
     folders = Folders(

@@ -23,7 +23,7 @@ from evaluation import embed as stage
 from evaluation.__main__ import main
 from evaluation.checkpoints import find_model
 from evaluation.embed_config import EmbeddingsConfig
-from tests.evaluation.squares import sample, write_model, write_params, write_valid
+from tests.evaluation.squares import run, sample, write_model, write_params, write_valid
 from tests.toy_folders import write_shards
 
 SIZES = (5, 9, 4)
@@ -43,8 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(raw, "raw", "squares", {}, {"samples": sum(SIZES)}, {}, "0")
     write_valid(root / "data/valid/squares", raw, frozenset({REJECTED}))
     write_model(root / "models/scorer")
-    run = {"recipe": "clip", "dataset": "squares", "policy": "none", "features": "none", "seed": 0}
-    write_params(root / "params.yaml", {"scorer": run}, embeddings={"scorer": ENTRY})
+    write_params(root / "params.yaml", {"scorer": run("clip", 0)}, embeddings={"scorer": ENTRY})
     return root
 
 

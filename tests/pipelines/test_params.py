@@ -166,6 +166,90 @@ def test_a_captioner_that_starts_as_a_run_on_its_own_captions_is_told_its_circle
     assert "let captioners.codebook name a run that does without it" in line
 
 
+def taught(data: dict, **teachers) -> dict:
+    """Give a params.yaml teachers (name -> changes of an entry) and two runs beside its first one."""
+    entry = {"dataset": first("datasets"), "run": first("runs"), "ensemble_with": "none"}
+    data["teachers"] = {name: entry | changes for name, changes in teachers.items()}
+    for name in ("one", "two"):
+        data["runs"][name] = dict(data["runs"][first("runs")])
+    return data
+
+
+def test_runs_that_start_as_each_other_are_told_their_circle(faults):
+    def change(data):
+        taught(data)["runs"]["one"]["start"] = "two"
+        data["runs"]["two"]["start"] = "one"
+
+    (line,) = faults(change).splitlines()
+    assert "runs.one depends on itself (runs.one -> runs.two -> runs.one)" in line
+    assert "let one of them start as another run, or as none" in line
+
+
+def test_a_run_that_starts_as_itself_is_told(faults):
+    def change(data):
+        taught(data)["runs"]["one"]["start"] = "one"
+
+    (line,) = faults(change).splitlines()
+    assert "runs.one depends on itself (runs.one -> runs.one)" in line
+
+
+def test_a_run_that_learns_from_itself_is_told_its_circle(faults):
+    def change(data):
+        taught(data, vit={"run": "one"})["runs"]["one"]["teacher"] = "vit"
+
+    (line,) = faults(change).splitlines()
+    assert "runs.one depends on itself (runs.one -> teachers.vit -> runs.one)" in line
+    assert "let teachers.vit name a run that does without it" in line
+
+
+def test_a_start_and_a_teacher_can_make_a_circle_together(faults):
+    def change(data):
+        taught(data, vit={"run": "two"})["runs"]["one"]["teacher"] = "vit"
+        data["runs"]["two"]["start"] = "one"
+
+    (line,) = faults(change).splitlines()
+    assert "(runs.one -> teachers.vit -> runs.two -> runs.one)" in line
+    assert "let teachers.vit name a run that does without it" in line
+
+
+def test_teachers_that_take_each_other_in_are_told_their_circle(faults):
+    def change(data):
+        taught(data, vit={"ensemble_with": "resnet"}, resnet={"ensemble_with": "vit"})
+
+    (line,) = faults(change).splitlines()
+    assert "teachers.resnet depends on itself (teachers.resnet -> teachers.vit -> teachers.resnet)" in line
+    assert "set ensemble_with of one of them to none" in line
+
+
+def test_names_of_teachers_starts_and_exports_are_looked_up(faults):
+    def change(data):
+        data["datasets"]["other"] = data["datasets"][first("datasets")]
+        taught(data, vit={}, both={"ensemble_with": "vitt"}, lost={"run": "onee"})
+        data["runs"]["one"] |= {"teacher": "vti", "start": "tow"}
+        data["runs"]["two"] |= {"teacher": "vit", "dataset": "other"}
+        data["exports"] = {"small": {"run": "onee"}}
+
+    lines = sorted(faults(change).splitlines())
+    assert [line.partition("params.yaml: ")[2].partition(" (")[0].partition(", got")[0] for line in lines] == [
+        "exports.small: unknown run 'onee'",
+        "runs.one: unknown run 'tow'",
+        "runs.one: unknown teacher 'vti'",
+        "runs.two: teacher vit of another data set",
+        "teachers.both: unknown teacher 'vitt'",
+        "teachers.lost: unknown run 'onee'",
+    ]
+
+
+def test_a_chain_of_teachers_and_starts_is_fine(tmp_path):
+    data = taught(deepcopy(VALID), vit={}, both={"ensemble_with": "vit", "run": "one"})
+    data["runs"]["one"] |= {"teacher": "vit"}
+    data["runs"]["two"] |= {"teacher": "both", "start": "one"}
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as stream:
+        YAML(typ="safe").dump(data, stream)
+    assert load_params(path).teachers["both"].ensemble_with == "vit"
+
+
 def test_new_captions_are_refused_where_the_text_is_frozen(faults):
     def change(data):
         scored(data, captioner="codebook")

@@ -49,7 +49,14 @@ PARAMS = {
             "checkpoint_every": 3,
         }
     },
-    "runs": {"toy-s0": {"recipe": "clip", "dataset": "toy", "policy": "none", "features": "none", "seed": 0}},
+    "runs": {
+        "toy-s0": {
+            "recipe": "clip",
+            "dataset": "toy",
+            **dict.fromkeys(("policy", "features", "teacher", "start"), "none"),
+            "seed": 0,
+        }
+    },
     "evaluation": {},
     "report": {},
 }

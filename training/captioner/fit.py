@@ -151,7 +151,7 @@ class CaptionerFit:
         with clock.phase("backward", on_device=True):
             loss.backward()
         with clock.phase("optimizer"):
-            norm = clip_gradients(self.captioner, config.optim.gradient_clip)
+            norm = clip_gradients(self.captioner, self._optimizer, config.optim.gradient_clip)
             values = self._means(output, loss, norm, asked)  # waits for the device
             clock.collect()
             stop = values.pop(_STOP) > 0

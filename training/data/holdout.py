@@ -9,9 +9,9 @@ from assets.features.config import INDEX_CAPTION
 from training.data.loader import Batch, StepDataset, ViewPlan
 from training.data.order import SampleOrder
 from training.data.pairs import Pairs
-from training.data.views import ViewsConfig
+from training.data.views import ResizedView, View, ViewsConfig
 
-_WHOLE = {"image": ViewsConfig(crop_area=(1.0, 1.0))}
+_WHOLE: dict[str, View] = {"image": ViewsConfig(crop_area=(1.0, 1.0))}
 _ROWS = 256
 
 
@@ -65,7 +65,11 @@ def whole_images(pairs: Pairs, plan: ViewPlan) -> list[Batch]:
     Returns:
         Batches that together hold every pair once; the last one may be short. Of frozen text they have the first slot.
     """
-    plan = dataclasses.replace(plan, views=_WHOLE, boxes=False, objects=False, captions=(INDEX_CAPTION,))
+    resized = {name: view for name, view in plan.views.items() if isinstance(view, ResizedView) and view.of in _WHOLE}
+    replay = None if plan.replay is None else plan.replay.of_whole_images()
+    plan = dataclasses.replace(
+        plan, views=_WHOLE | resized, boxes=False, objects=False, captions=(INDEX_CAPTION,), replay=replay
+    )
     return [
         _first_rows(StepDataset(part, SampleOrder(len(part), len(part), 0), plan)[0])
         for start in range(0, len(pairs), _ROWS)

@@ -1,5 +1,7 @@
 """Steps to batches: reads, decodes, crops and tokenises what one rank sees in one optimiser step."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from training.data.pairs import PairReader, Pairs
 from training.data.transforms import SampleDraws, side_of
 from training.data.views import View
 from training.models.text_pass import trim_text
+from training.teachers.replay import Replay
+from training.teachers.source import TEACHER_FEATURES
 
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 """Captions -> token ids, int64 [B, T], and whether each caption was longer and has been cut, bool [B]."""
@@ -37,6 +41,8 @@ are drawn: whether the pair lacked the one drawn and shows that of the index, bo
 inside the method depend, int64 [B].
 ``text_rows``, where text is frozen, in place of ``text`` and ``text_cut``: unit-norm rows of its slots, [B, R, D].
 ``features``, in snapshots for methods that ask: unit-norm rows of all slots, not centred, [B, R, D].
+``teacher_image_features`` and ``teacher_text_features``, where a teacher has been over the views before: its models'
+unit-norm features side by side, [B, sum D]. ``view_seed``: then the number on which changes of colour depend, [B].
 """
 _MOST_PROBED = 32
 """Pairs in which a named caption is looked for before it is refused: not each of them need have it."""
@@ -56,6 +62,7 @@ class ViewPlan:
         boxes: Whether the batch tells the place of each view.
         objects: Whether the batch tells the places of objects.
         captions: Those of which each visit tokenises one; ``caption`` is that of the index, others are in KEY.json.
+        replay: A teacher's cache, whose views are shown instead of new ones; None where there is none.
     """
 
     views: Mapping[str, View]
@@ -67,6 +74,7 @@ class ViewPlan:
     boxes: bool = False
     objects: bool = False
     captions: tuple[str, ...] = (INDEX_CAPTION,)
+    replay: Replay | None = None
 
     @property
     def draws_captions(self) -> bool:
@@ -93,6 +101,7 @@ class StepDataset(Dataset[Batch]):
         self._pairs, self._order, self._plan = pairs, order, plan
         self._rank, self._world_size = rank, world_size
         self._rows = {name: text_rows.join(pairs.keys) for name, text_rows in plan.text_rows.items()}
+        self._taught = None if plan.replay is None else plan.replay.rows.join(pairs.keys)
         self._reader: PairReader | None = None
         self._places = metadata_places(pairs) if plan.objects or plan.draws_captions else None
         self._metadata: MetadataReader | None = None
@@ -114,7 +123,7 @@ class StepDataset(Dataset[Batch]):
         if self._reader is None:  # opened in the process that reads
             self._reader = PairReader(self._pairs)
             self._metadata = None if self._places is None else MetadataReader(self._pairs, self._places)
-        batch = self._views(self._reader, positions.tolist(), epochs.tolist())
+        batch = self._views(self._reader, positions, epochs.tolist())
         metadata: list[dict[str, Any]] = []
         if self._metadata is not None:
             metadata = [self._metadata.read(position) for position in positions.tolist()]
@@ -140,25 +149,40 @@ class StepDataset(Dataset[Batch]):
         text, cut = plan.tokenize(captions)
         return {"text": trim_text(text) if plan.trim else text, "text_cut": cut, **drawn, **rows}
 
-    def _views(self, reader: PairReader, positions: list[int], epochs: list[int]) -> Batch:
-        """Read and cut the views of some pairs; with the samples' seeds, and places where the plan wants them."""
+    def _views(self, reader: PairReader, positions: NDArray[np.int64], epochs: list[int]) -> Batch:
+        """Read and cut the views of some pairs; with the samples' seeds, and what else the plan wants of views."""
         plan, count = self._plan, len(positions)
         sides = {name: side_of(view, plan.image_size) for name, view in plan.views.items()}
         images = {name: np.empty((count, side, side, 3), dtype=np.uint8) for name, side in sides.items()}
         boxes = {f"{name}_box": np.empty((count, 5), dtype=np.int64) for name in (plan.views if plan.boxes else ())}
         seeds = np.empty(count, dtype=np.int64)
-        for row, (position, epoch) in enumerate(zip(positions, epochs, strict=True)):
-            draws = SampleDraws(plan.seed, epoch, self._pairs.keys[position].as_py())
+        slots, view_seeds = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        for row, (position, epoch) in enumerate(zip(positions.tolist(), epochs, strict=True)):
+            key: str = self._pairs.keys[position].as_py()
+            draws = SampleDraws(plan.seed, epoch, key)
+            seeds[row] = draws.seed
+            if plan.replay is not None:
+                slots[row] = plan.replay.slot(plan.seed, epoch, key)
+                draws = plan.replay.draws(int(slots[row]), key)
+                view_seeds[row] = draws.seed
             for name, (pixels, crop) in reader.views(position, draws, plan.views, plan.image_size).items():
                 images[name][row] = pixels
                 if plan.boxes:
                     boxes[f"{name}_box"][row] = crop.box
-            seeds[row] = draws.seed
         return {
             **{name: torch.from_numpy(pixels).permute(0, 3, 1, 2) for name, pixels in images.items()},
             **{name: torch.from_numpy(box) for name, box in boxes.items()},
             "seed": torch.from_numpy(seeds),
+            **self._teacher(positions, slots, view_seeds),
         }
+
+    def _teacher(self, positions: NDArray[np.int64], slots: NDArray[np.int64], view_seeds: NDArray[np.int64]) -> Batch:
+        """Read what the teacher says of the views shown, where it has been over them."""
+        if self._plan.replay is None or self._taught is None:
+            return {}
+        images, texts = self._plan.replay.rows.rows(self._taught[positions], slots)
+        rows = zip(TEACHER_FEATURES, (images, texts), strict=True)
+        return {**{name: torch.from_numpy(values) for name, values in rows}, "view_seed": torch.from_numpy(view_seeds)}
 
     def prefetch(self, step: int, last_step: int) -> None:
         """Have the shards that a step and those behind it need on their way, where shards are streamed.
@@ -174,6 +198,14 @@ def _ignore_signals(_worker: int) -> None:
     """Leave signals to the main process, which still wants its batch before it saves and stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kill loader processes that an error has left: Python would ask them to end by a signal they ignore, and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def batches(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from training.data.views import ContainingView, View, ViewsConfig
+from training.data.views import ContainingView, ResizedView, View, ViewsConfig
 
 _BLOCK = struct.Struct("<8Q")
 _UNIT = 2.0**-53
@@ -148,6 +148,8 @@ def draw_views(views: Mapping[str, View], width: int, height: int, draws: Sample
     for name, view in views.items():
         if isinstance(view, ContainingView):
             crops[name] = draw_containing([crops[other] for other in view.around], width, height, draws)
+        elif isinstance(view, ResizedView):
+            crops[name] = crops[view.of]
         else:
             crops[name] = draw_crop(view, width, height, draws)
     return crops
@@ -155,6 +157,8 @@ def draw_views(views: Mapping[str, View], width: int, height: int, draws: Sample
 
 def side_of(view: View, size: int) -> int:
     """Return the side of a view in pixels where a plain one has ``size``."""
+    if isinstance(view, ResizedView):
+        return view.side
     return size // view.shrink if isinstance(view, ContainingView) else size
 
 

@@ -68,4 +68,17 @@ class ContainingView:
     shrink: int = 1
 
 
-View = ViewsConfig | ContainingView
+@dataclass(frozen=True, slots=True)
+class ResizedView:
+    """The crop of another view, at another size, for a teacher whose pictures are of that size.
+
+    Attributes:
+        of: Name of that view, drawn before this one.
+        side: Its own side in pixels.
+    """
+
+    of: str
+    side: int
+
+
+View = ViewsConfig | ContainingView | ResizedView

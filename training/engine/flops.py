@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.data.loader import Batch
@@ -22,7 +23,16 @@ class FlopsProbe:
         Args:
             method: As built; left untouched.
         """
+        self.renew(method)
+
+    def renew(self, method: Method) -> None:
+        """Count on a method that has another shape now.
+
+        Args:
+            method: Left untouched.
+        """
         self._method = copy.deepcopy(method).to("meta")
+        self._method.__dict__.pop("encode", None)  # one that is compiled belongs to the method itself
 
     def count(self, batch: Batch, step: int = 0) -> float:
         """Count forward and backward multiply-adds (as two operations each) of one step, per sample.
@@ -37,6 +47,8 @@ class FlopsProbe:
         part = _part(batch)
         rows = len(part["image"])
         with FlopCounterMode(display=False) as counter:
+            with torch.no_grad():
+                part = self._method.enrich(part)
             features = GatheredFeatures(self._method.encode(part), slice(0, rows))
             total_loss(self._method.losses(features, step)).backward()
         return counter.get_total_flops() / rows

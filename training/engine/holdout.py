@@ -10,6 +10,7 @@ from torch.nn import functional
 from training.data.loader import Batch
 from training.losses.info_nce import info_nce_loss
 from training.methods.base import Method
+from training.teachers.source import TEACHER_FEATURES
 
 LOSS = "holdout/loss"
 _PRECISION = 5
@@ -36,15 +37,20 @@ def holdout_scores(method: Method, batches: list[Batch], device: torch.device) -
 
     Returns:
         InfoNCE over all n held-out pairs at once, and the share of images (texts) whose own text (image) is the nearest
-        of n. A pair with an equal score elsewhere counts as a miss.
+        of n. A pair with an equal score elsewhere counts as a miss. Also what the method measures itself.
     """
     with evaluating(method):
         images: list[Tensor] = []
         texts: list[Tensor] = []
+        teacher: dict[str, list[Tensor]] = {}
         for batch in batches:
-            batch = {name: value.to(device) for name, value in batch.items()}
-            images.append(method.model.encode_image(method.normalize(batch["image"])).float())
-            texts.append(method.encode_captions(batch).float())
+            batch = method.enrich({name: value.to(device) for name, value in batch.items()})
+            image, text = method.held_out_features(batch)
+            images.append(image.float())
+            texts.append(text.float())
+            for name in TEACHER_FEATURES:
+                if name in batch:
+                    teacher.setdefault(name, []).append(batch[name])
         image_features = functional.normalize(torch.cat(images), dim=-1)  # [n, D]
         text_features = functional.normalize(torch.cat(texts), dim=-1)  # [n, D]
         loss = info_nce_loss(image_features, text_features, method.model.logit_scale.exp())
@@ -52,5 +58,8 @@ def holdout_scores(method: Method, batches: list[Batch], device: torch.device) -
         own = similarity.diagonal()
         image_to_text = ((similarity >= own[:, None]).sum(dim=1) == 1).float().mean()
         text_to_image = ((similarity >= own[None, :]).sum(dim=0) == 1).float().mean()
+        told = {name: torch.cat(values) for name, values in teacher.items()}
+        logs = method.held_out_logs(image_features, text_features, told)
     scores = {LOSS: loss, "holdout/image_to_text_r1": image_to_text, "holdout/text_to_image_r1": text_to_image}
+    scores |= {f"holdout/{name}": value for name, value in logs.items()}
     return {name: round(float(value), _PRECISION) for name, value in scores.items()}

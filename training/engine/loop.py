@@ -31,6 +31,10 @@ RESUMABLE = 75
 """Exit code of a run that was asked to stop, saved a checkpoint and can go on (EX_TEMPFAIL)."""
 
 
+_KEPT = ("holdout", "best", "flops", "earlier_flops", "earlier_steps")
+"""What of :class:`Fitted` a checkpoint holds."""
+
+
 class Stopped(SystemExit):
     """Raised after a signal, once the checkpoint is on disk."""
 
@@ -65,7 +69,9 @@ class Fitted:
         best: Step and scores of the least held-out loss, empty likewise.
         first_step_seconds: From the start of the process to the end of the first step, in the last attempt.
         memory_gib: The most memory this process has held.
-        flops: Operations of a step per sample.
+        flops: Operations of a step per sample; of the model's last shape, where that changes.
+        earlier_flops: Operations in all of steps with earlier shapes.
+        earlier_steps: Number of these steps.
         episode_flops: Operations in all between episodes: embedding pairs, clustering them.
         utilisation: Model-FLOPs utilisation of this attempt, 0 to 1.
     """
@@ -77,6 +83,8 @@ class Fitted:
     first_step_seconds: float = 0.0
     memory_gib: float = 0.0
     flops: float = 0.0
+    earlier_flops: float = 0.0
+    earlier_steps: int = 0
     episode_flops: float = 0.0
     utilisation: float = 0.0
 
@@ -120,15 +128,44 @@ class Trainer:
         """
         self.fit, self.world = fit, world
         self._probe = FlopsProbe(method)
-        self.stepper = Stepper(method, fit.recipe, fit.machine, world, fit.seed)
-        self.method = self.stepper.method
+        self.method = method
+        self._prepare()
         embedding = EmbedSettings(fit.seed, fit.machine.micro_batch, fit.recipe.precision == "bf16")
         self.episodes = Episodes(self.method, self._probe, embedding, world, snapshots)
-        self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
         self.checkpoints = Checkpoints(fit.work / "checkpoints", fit.recipe.checkpoint_keep)
         self.steps = fit.recipe.budget.steps
         self._holdout = holdout or []
         self._peak = peak_flops(world.device, fit.recipe.precision == "bf16") * world.size if world.is_main else 1.0
+
+    def _prepare(self) -> None:
+        """Build what steps a method of this shape."""
+        fit = self.fit
+        self.stepper = Stepper(self.method, fit.recipe, fit.machine, self.world, fit.seed)
+        self.state = TrainState(self.method, self.stepper.optimizer, self.stepper.average)
+
+    def _load(self) -> tuple[int, dict[str, Any]]:
+        """Go back to the newest checkpoint; return the steps done and its facts, 0 and nothing without one."""
+        found = self.checkpoints.complete()
+        if not found:
+            return 0, {}
+        facts = read_facts(found[-1])
+        if facts.get("structure"):
+            self.method.restore_structure(facts["structure"])
+            self._prepare()
+            self._probe.renew(self.method)
+        return self.checkpoints.load(self.state), facts
+
+    def _reshape(self, step: int, fitted: Fitted, stage: Stage) -> None:
+        """Let the method change its shape; moments and averages begin anew, and so does the search for the best."""
+        told = self.method.reshape()
+        self._prepare()
+        self._probe.renew(self.method)
+        samples = (step - fitted.earlier_steps) * self.fit.recipe.budget.batch_size
+        fitted.earlier_flops += fitted.flops * samples
+        fitted.earlier_steps, fitted.flops, fitted.best = step, 0.0, {}
+        self.method.train()
+        if self.world.is_main:
+            stage.log.info("%s before step %d: %s", stage.name, step, told)
 
     def run(self, source: Callable[[int], Iterator[Batch]], stage: Stage) -> Fitted:
         """Train to the end of the budget, from the newest checkpoint if there is one.
@@ -143,12 +180,11 @@ class Trainer:
         Raises:
             Stopped: A signal came; everything is saved.
         """
-        first = self.checkpoints.load(self.state)
+        first, facts = self._load()
         agree_on_step(first, self.world, self.fit.work)
-        facts: dict[str, Any] = read_facts(self.checkpoints.complete()[-1]) if first else {}
         if first:
             stage.log.info("%s goes on from step %d of %d", stage.name, first, self.steps)
-        fitted = Fitted({}, holdout=facts.get("holdout", {}), best=facts.get("best", {}), flops=facts.get("flops", 0.0))
+        fitted = Fitted({}, **{name: facts[name] for name in _KEPT if name in facts})
         self.episodes.flops = facts.get("episode_flops", 0.0)
         clock = TrainClock(facts.get("seconds", {}), self.world.device)
         log = MetricLog(self.fit.work / "curves", first, self.fit.machine.tensorboard) if self.world.is_main else None
@@ -164,7 +200,9 @@ class Trainer:
                     self.episodes.begin(step, clock, stage, asked_to_stop)
                 with clock.phase("data"):
                     batch = next(batches)
-                if step == first:
+                if self.method.reshape_is_due(step):
+                    self._reshape(step, fitted, stage)
+                if step == first or not fitted.flops:
                     fitted.flops = self._probe.count(batch, self.steps // 2)  # warm-ups are over by then
                 result = self.stepper.step(batch, step, clock, asked_to_stop())
                 traced()
@@ -267,9 +305,9 @@ class Trainer:
         with clock.phase("checkpoint"):
             files = self.state.snapshot() if self.world.is_main or self.stepper.sharded else {}
             if self.world.is_main:
-                scores = {"holdout": fitted.holdout, "best": fitted.best}
-                cost = {"flops": fitted.flops, "episode_flops": self.episodes.flops, "seconds": clock.totals()}
-                facts = {"step": done, **cost, **scores}
+                kept = {name: getattr(fitted, name) for name in _KEPT}
+                cost = {"episode_flops": self.episodes.flops, "seconds": clock.totals()}
+                facts = {"step": done, **cost, **kept, "structure": self.method.structure()}
                 self.checkpoints.save(files, facts, best)
             if stop:
                 self.checkpoints.wait()

@@ -19,7 +19,7 @@ def build_optimizer(method: Method, config: OptimConfig) -> AdamW:
         config: The recipe's settings.
 
     Returns:
-        AdamW whose groups carry ``lr_scale``, ``group`` and ``names``.
+        AdamW whose groups carry ``lr_scale``, ``group``, ``clip`` and ``names``.
     """
     groups = [
         {
@@ -28,6 +28,8 @@ def build_optimizer(method: Method, config: OptimConfig) -> AdamW:
             "weight_decay": group.weight_decay,
             "lr_scale": group.lr_scale,
             "group": group.name,
+            "clip": group.clip,
+            **group.options,
         }
         for group in method.param_groups(config.weight_decay)
         for sharded in (False, True)  # one fused kernel takes plain or sharded tensors, not both
@@ -67,17 +69,20 @@ def set_learning_rate(optimizer: AdamW, lr: float, method: Method, step: int, st
         group["lr"] = method.group_lr(group["group"], lr * group["lr_scale"], step, steps)
 
 
-def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:
-    """Scale all gradients down together where their global norm exceeds a bound.
+def clip_gradients(module: nn.Module, optimizer: AdamW, largest: float | None) -> Tensor:
+    """Scale gradients down together where their global norm exceeds a bound.
 
     Args:
         module: Its parameters' gradients, sharded or not.
+        optimizer: From :func:`build_optimizer`; groups without ``clip`` are left out.
         largest: The bound; None only measures.
 
     Returns:
         The norm before, a scalar; the same on every rank.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    spared = {id(p) for group in optimizer.param_groups if not group["clip"] for p in group["params"]}
+    # in the module's order, because the sum of another order differs in its last digit
+    gradients = [p.grad for p in module.parameters() if p.grad is not None and id(p) not in spared]
     norms = [
         nn.utils.get_total_norm(part)
         for sharded in (False, True)

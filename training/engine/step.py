@@ -101,6 +101,8 @@ class Stepper:
 
     def _backward(self, batch: Batch, step: int, clock: TrainClock) -> StepOutput:
         """Leave the gradients of the global batch in the parameters."""
+        with clock.phase("forward", on_device=True), torch.no_grad(), self._autocast():
+            batch = self.method.enrich(batch)
         if self._micro_batch:
             with clock.phase("forward", on_device=True):
                 second = two_pass_forward(self.method, batch, step, self._micro_batch, self._autocast)
@@ -140,7 +142,7 @@ class Stepper:
         self.method.before_step(step, self._recipe.budget.steps)
         output = self._backward(batch, step, clock)
         with clock.phase("optimizer"):
-            norm = clip_gradients(self.method, optim.gradient_clip)
+            norm = clip_gradients(self.method, self.optimizer, optim.gradient_clip)
             values = self._means(output, batch, norm, stop)  # waits for the device
             clock.collect()
             asked = values.pop(_STOP) > 0

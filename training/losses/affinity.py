@@ -12,6 +12,7 @@ floor; both are returned, so that their difference can be logged, whose floor is
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,9 @@ def affinity_loss(
         DataError: The features are not of the same number of pairs.
     """
     _check_pairs(image_features, text_features, teachers)
-    with torch.autocast(image_features.device.type, enabled=False):
+    device = image_features.device.type
+    # the meta device, on which operations are counted, has no autocast
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         per_image, per_text = _mean_targets(teachers, rows)
         image_logits, text_logits = _both_logits(image_features, text_features, logit_scale, rows)
         image_terms = soft_cross_entropy(image_logits, per_image)

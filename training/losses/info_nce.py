@@ -12,7 +12,9 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def info_nce_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, rows: slice = ALL_ROWS) -> Tensor:
+def info_nce_loss(
+    image_features: Tensor, text_features: Tensor, logit_scale: float | Tensor, rows: slice = ALL_ROWS
+) -> Tensor:
     """Mean cross-entropy of picking each image's text and each text's image in the batch.
 
     With s the scale, z the unit vectors and l_ij = s z_i . z'_j:

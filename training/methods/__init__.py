@@ -3,6 +3,8 @@
 METHODS = {
     "aclip": "training.methods.aclip:AClip",
     "clip": "training.methods.clip:Clip",
+    "distill_affinity": "training.methods.distill:Distill",
+    "distill_auto": "training.methods.distill_auto:DistillAuto",
     "flame": "training.methods.flame:Flame",
     "protoclip": "training.methods.protoclip:ProtoClip",
     "random_mask": "training.methods.random_mask:RandomMask",

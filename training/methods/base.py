@@ -1,6 +1,7 @@
 """The contract between a method and the engine: encode this rank's batch, then compute losses on gathered features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,10 @@ from training.models.frozen_text import FrozenTextModel, model_features
 from training.models.image_pass import ImagePass
 from training.models.masking import choose_patches, watch_masks
 from training.models.masking_config import AttentiveMasking, EmaTowerConfig, Masking, NoMasking, OracleMasking
+from training.models.start import Began
 from training.models.text_draws import draw_rows
-from training.models.text_pass import encode_text
+from training.models.text_pass import accepts_short_text, encode_text
+from training.teachers.source import TeacherSource
 
 Features = dict[str, Tensor]
 MAX_LOGIT_SCALE = 4.605170185988092  # log 100, the bound of CLIP
@@ -58,12 +61,23 @@ class Needs(NamedTuple):
 
 
 class ParamGroup(NamedTuple):
-    """Parameters that share optimiser settings; ``name`` is how ``group_lr`` knows them."""
+    """Parameters that share optimiser settings.
+
+    Attributes:
+        params: With their names.
+        weight_decay: Decoupled, as AdamW's.
+        lr_scale: Times the scheduled rate.
+        name: How ``group_lr`` knows them.
+        clip: Whether their gradients count in, and shrink with, the global norm.
+        options: Further settings of torch.optim.AdamW for this group, such as ``betas`` or ``maximize``.
+    """
 
     params: list[tuple[str, nn.Parameter]]
     weight_decay: float
     lr_scale: float = 1.0
     name: str = ""
+    clip: bool = True
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class StepOutput(NamedTuple):
@@ -108,11 +122,17 @@ class Method(nn.Module):
     """Steps between two calls of ``on_epoch``, the first before step 0; 0 for none."""
     needs_frozen_text: bool = False
     """Whether the method cannot do with a text tower."""
+    reshapes: bool = False
+    """Whether the model changes its shape during the run, see :meth:`reshape`."""
+    learns_from_teacher: bool = False
+    """Whether the method wants the run's teacher, see :meth:`attach_teacher`."""
 
     def __init__(self, config: MethodConfig, model: nn.Module, images: ImageInput) -> None:
         super().__init__()
         self.config = config
         self.model: Any = model
+        self.model_config: dict[str, Any] = {}
+        self.began: Began | None = None
         self.images = images
         self.masking: Masking = images.masking
         self.ema_tower = None if images.ema_tower is None else EmaTower(self.model.visual, images.ema_tower)
@@ -146,6 +166,16 @@ class Method(nn.Module):
             ConfigError: With what to change.
         """
 
+    def attach_teacher(self, teacher: TeacherSource) -> None:
+        """Get to know the run's teacher; called once, before training, for methods that learn from one.
+
+        Args:
+            teacher: What it says of a batch.
+
+        Raises:
+            ConfigError: The method cannot learn from it.
+        """
+
     def prepare(self, budget: BudgetConfig) -> None:
         """Learn the length of the run and make room for what depends on it; called once, after construction.
 
@@ -159,6 +189,11 @@ class Method(nn.Module):
     def views(self) -> dict[str, ViewsConfig]:
         """Name the random views of each image; ``image`` must be one, the default has no other."""
         return {"image": self.images.views}
+
+    @property
+    def accepts_short_text(self) -> bool:
+        """Whether texts may come without the columns that are padding in all of them."""
+        return accepts_short_text(self.model)
 
     def needs(self) -> Needs:
         """Say what the loader puts into the batch; with an averaged tower also ``ema_image``, around all views."""
@@ -178,7 +213,8 @@ class Method(nn.Module):
         colour = self.views()[name].colour
         if colour is None or not self.training:
             return self.normalize(batch[name])
-        changed = change_colours(batch[name].float() / 255, batch["seed"], number, colour)
+        seed = batch.get("view_seed", batch["seed"])
+        changed = change_colours(batch[name].float() / 255, seed, number, colour)
         return (changed - self.image_mean) / self.image_std
 
     def encode_images(self, batch: Batch, names: tuple[str, ...] = ("image",), ema: EmaPass | None = None) -> ImagePass:
@@ -253,7 +289,17 @@ class Method(nn.Module):
 
     def compile_towers(self) -> None:
         """Compile ``encode``, where nearly all the work is; gathering and losses stay as they are."""
-        self.encode = torch.compile(self.encode)
+        self.encode = torch.compile(type(self).encode.__get__(self))  # its own, also when called again
+
+    def enrich(self, batch: Batch) -> Batch:
+        """Add to a batch what no gradient goes through, such as a teacher's features; nothing by default.
+
+        The engine calls it once per step, before ``encode``, and its operations count as those of the step.
+
+        Args:
+            batch: On the device.
+        """
+        return batch
 
     def encode(self, batch: Batch) -> Features:
         """Run the towers on this rank's batch.
@@ -309,6 +355,55 @@ class Method(nn.Module):
             epoch: Number of the episode, from 0.
             embed: Runs ``snapshot`` over the pairs of the coming episode, each rank over its share.
         """
+
+    def held_out_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed held-out pairs as a user of the export would, in evaluation mode.
+
+        Args:
+            batch: Whole images and captions, on the device.
+
+        Returns:
+            Image and text features before normalisation, [B, D].
+        """
+        return self.model.encode_image(self.normalize(batch["image"])), self.encode_captions(batch)
+
+    def held_out_logs(self, image_features: Tensor, text_features: Tensor, teacher: Features) -> dict[str, Tensor]:
+        """Measure the held-out pairs by what else the method knows; nothing by default.
+
+        Args:
+            image_features: Unit norm, [n, D].
+            text_features: Unit norm, [n, D].
+            teacher: What ``enrich`` or the loader gave of a teacher, [n, ...] each; empty without one.
+        """
+        return {}
+
+    def reshape_is_due(self, step: int) -> bool:
+        """Say whether the model is to change its shape before a step; never, by default.
+
+        Args:
+            step: About to be taken, from 0.
+        """
+        return False
+
+    def reshape(self) -> str:
+        """Change the model's shape; the engine then builds a new optimiser around it.
+
+        Returns:
+            What was done, for the log.
+        """
+        raise NotImplementedError
+
+    def structure(self) -> dict[str, Any]:
+        """Tell in JSON what ``reshape`` has made of the model; empty where nothing was reshaped."""
+        return {}
+
+    def restore_structure(self, structure: Mapping[str, Any]) -> None:
+        """Give a freshly built method the shape that a checkpoint tells of; its weights follow.
+
+        Args:
+            structure: From :meth:`structure`, not empty.
+        """
+        raise NotImplementedError
 
     def before_step(self, step: int, steps: int) -> None:
         """Act before a step; the default moves the averaged tower and ends the masking when its time has come.

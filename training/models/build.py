@@ -1,5 +1,6 @@
 """From a recipe to a model, its tokenizer and the method around it; and from a model to an export folder and back."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,26 +19,40 @@ from assets.atomic import write_json
 from assets.errors import ConfigError, message
 from assets.section import parse, unknown
 from assets.text_rows import TextFacts
-from training.config import CustomTowers, HeadConfig, NamedTowers, RecipeConfig, TextTransformer, VisionTransformer
+from training.config import (
+    CustomTowers,
+    HeadConfig,
+    NamedTowers,
+    RecipeConfig,
+    StartTowers,
+    TextTransformer,
+    Towers,
+    VisionTransformer,
+)
 from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
 from training.methods.base import ImageInput, Method, MethodConfig
-from training.models.export_files import CONFIG_FILE, FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE
+from training.models.compact import build_compact
+from training.models.dense_export import DenseExport
+from training.models.export_files import COMPACT, CONFIG_FILE, FROZEN_TEXT, OWN_CONFIG_FILE, WEIGHTS_FILE
 from training.models.frozen_text import FrozenTextModel
 from training.models.image_pass import num_patches
 from training.models.masking import check_masking
 from training.models.masking_config import AttentiveMasking, NoMasking
+from training.models.start import begin_as
+from training.teachers.source import TeacherSource, text_side
 
-_TEXT = "frozen_text_cfg"
 
-
-def model_config(towers: CustomTowers | NamedTowers, text: TextFacts | None = None) -> dict[str, Any]:
+def model_config(
+    towers: Towers, text: TextFacts | None = None, start: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Spell the towers in open_clip's own config format.
 
     Args:
         towers: The recipe's towers.
         text: Facts of the rows, where text is frozen.
+        start: Config of the model to start as, whose towers may be wanted.
 
     Returns:
         ``{"embed_dim", "vision_cfg", "text_cfg", ...}`` as open_clip's JSON files hold it; for frozen text
@@ -46,6 +61,9 @@ def model_config(towers: CustomTowers | NamedTowers, text: TextFacts | None = No
     Raises:
         ConfigError: open_clip has no architecture of that name; the rows are of another width than ``embed_dim``.
     """
+    if isinstance(towers, StartTowers):
+        assert start is not None
+        return dict(start)
     if isinstance(towers, NamedTowers):
         config = open_clip.get_model_config(towers.name)
         if config is None:
@@ -72,7 +90,7 @@ def _frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: T
         "embed_dim": text.width,
         "vision_cfg": {"image_size": towers.image_size, **vision.model_dump(exclude={"kind", "pool_type"})},
         "head_cfg": {"kind": head.kind, "width": head.width or text.width},
-        _TEXT: {
+        FROZEN_TEXT: {
             "slots": [list(slot) for slot in text.slots],
             "trained_slots": [list(text.slots[place]) for place in text.chosen],
             "center": text.center,
@@ -85,11 +103,17 @@ def build_model(config: dict[str, Any], slot_means: NDArray[np.float32] | None =
     """Build a freshly initialised model from its config; draws from torch's global generator.
 
     Args:
-        config: See :func:`model_config`.
+        config: See :func:`model_config`; or that of a model whose towers were cut, see
+            :func:`training.models.compact.compact_model`.
         slot_means: Of frozen text that is centred, [R, D].
+
+    Raises:
+        ConfigError: The config of a cut model is not one.
     """
-    if _TEXT in config:
+    if FROZEN_TEXT in config:
         return FrozenTextModel(config, slot_means)
+    if COMPACT in config:
+        return build_compact(config)
     options = dict(config)
     custom_text = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
     return (CustomTextCLIP if custom_text else CLIP)(**options)
@@ -105,7 +129,7 @@ def build_tokenizer(config: dict[str, Any]) -> Tokenize | None:
         A function from captions to token ids and whether each caption was cut at the context, its end token kept; None
         where text is frozen.
     """
-    if _TEXT in config:
+    if FROZEN_TEXT in config:
         return None
     text = config["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
@@ -138,19 +162,28 @@ def resolve_method(recipe: RecipeConfig) -> tuple[type[Method], MethodConfig]:
     return method, parse(method.Config, recipe.method, "recipe.method")
 
 
-def build_method(recipe: RecipeConfig, seed: int, text: TextFacts | None = None) -> tuple[Method, dict[str, Any]]:
-    """Build a recipe's method with freshly initialised weights.
+def build_method(
+    recipe: RecipeConfig,
+    seed: int,
+    text: TextFacts | None = None,
+    start: DenseExport | None = None,
+    teacher: TeacherSource | None = None,
+) -> tuple[Method, dict[str, Any]]:
+    """Build a recipe's method, with weights that are random or those that the recipe starts with.
 
     Args:
         recipe: The recipe.
         seed: Decides the initial weights.
         text: Facts of the text rows, where the recipe's text is frozen.
+        start: The model to start as, where the recipe wants one.
+        teacher: The run's, for methods that learn from one.
 
     Returns:
         The method and its model's config.
 
     Raises:
-        ConfigError: The method or the masking does not go with the towers, or the towers not with the text rows.
+        ConfigError: The method or the masking does not go with the towers, or the towers not with the text rows, the
+            model to start as or the teacher.
     """
     method_class, method_config = resolve_method(recipe)
     if method_class.needs_frozen_text and recipe.frozen_text is None:
@@ -158,14 +191,24 @@ def build_method(recipe: RecipeConfig, seed: int, text: TextFacts | None = None)
         raise ConfigError(message(f"method {recipe.method['kind']} works with frozen text only", fix=fix))
     if text is not None:
         method_class.check_text(method_config, len(text.chosen))
-    config = model_config(recipe.towers, text) | method_class.model_options(method_config)
+    config = model_config(recipe.towers, text, None if start is None else start.config)
+    config |= method_class.model_options(method_config)
     torch.manual_seed(seed)
     model: Any = build_model(config, text.slot_means if text is not None and text.center else None)
+    began = None
+    if recipe.start is not None:
+        assert start is not None
+        began = begin_as(model, config, start, recipe.towers, recipe.start)
     _check_image_input(recipe, method_class.uses_ema_tower(method_config), model.visual)
     if recipe.freeze_patch_embedding:
         num_patches(model.visual)  # refuses towers that have none
         model.visual.conv1.requires_grad_(False)
     method = method_class(method_config, model, ImageInput(recipe.views, recipe.masking, recipe.ema_tower))
+    method.model_config, method.began = config, began
+    if teacher is not None:
+        if teacher.online is not None:
+            teacher.online.check_text(None if FROZEN_TEXT in config else text_side(config))
+        method.attach_teacher(teacher)
     method.prepare(recipe.budget)
     return method, config
 
@@ -187,7 +230,10 @@ def _check_image_input(recipe: RecipeConfig, method_uses_ema: bool, visual: nn.M
 
 
 def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``; with frozen text ``load_export`` does.
+    """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``.
+
+    With frozen text :func:`training.models.frozen_export.load_export` loads it, and with cut towers
+    :func:`training.models.dense_export.load_dense`.
 
     Args:
         tensors: The model's state dict, whole and contiguous, in main memory.
@@ -201,5 +247,5 @@ def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Pat
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    name = FROZEN_TEXT_CONFIG_FILE if _TEXT in config else CONFIG_FILE
+    name = OWN_CONFIG_FILE if FROZEN_TEXT in config or COMPACT in config else CONFIG_FILE
     write_json(folder / name, {"model_cfg": config, "preprocess_cfg": preprocess})

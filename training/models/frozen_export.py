@@ -1,6 +1,5 @@
 """Read the export of a recipe whose text is frozen: the image side, and what is needed to embed texts for it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,14 @@ from torch import Tensor
 
 from assets.errors import DataError, message
 from assets.text_rows import TextFacts
-from training.models.export_files import FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE
+from training.models.export_files import (
+    COMPACT,
+    FROZEN_TEXT,
+    OWN_CONFIG_FILE,
+    WEIGHTS_FILE,
+    own_config_has,
+    read_export_config,
+)
 from training.models.frozen_text import FrozenTextModel
 
 _AGAIN = 'run "dvc repro pretrain"'
@@ -41,8 +47,12 @@ class FrozenTextExport:
 
 
 def is_frozen_text_export(folder: Path) -> bool:
-    """Say whether a model folder is one for :func:`load_export`; those of other recipes load in open_clip."""
-    return (folder / FROZEN_TEXT_CONFIG_FILE).is_file()
+    """Say whether a model folder is one for :func:`load_export`.
+
+    Raises:
+        DataError: Its config cannot be read.
+    """
+    return own_config_has(folder, FROZEN_TEXT)
 
 
 def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextExport:
@@ -55,11 +65,14 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
     Raises:
         DataError: A file is missing, or config and weights do not fit.
     """
-    for name in (FROZEN_TEXT_CONFIG_FILE, WEIGHTS_FILE):
+    for name in (OWN_CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise DataError(message(f"{folder} holds no export with frozen text: {name} is missing", fix=_AGAIN))
+    config = read_export_config(folder / OWN_CONFIG_FILE)
+    if COMPACT in config["model_cfg"]:
+        fix = "load it with training.models.dense_export.load_dense"
+        raise DataError(message(f"the export in {folder} has a text tower, and no frozen text", fix=fix))
     try:
-        config = json.loads((folder / FROZEN_TEXT_CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
         means = tensors["slot_means"].numpy() if "slot_means" in tensors else None
         model = FrozenTextModel(config["model_cfg"], means)
@@ -77,7 +90,7 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
 
 
 def _text_facts(config: dict[str, Any], means: Any) -> TextFacts:
-    text = config["frozen_text_cfg"]
+    text = config[FROZEN_TEXT]
     slots = tuple((str(caption), str(facet)) for caption, facet in text["slots"])
     chosen = tuple(slots.index((str(caption), str(facet))) for caption, facet in text["trained_slots"])
     return TextFacts(slots, chosen, config["embed_dim"], text["center"], means, text["features"])

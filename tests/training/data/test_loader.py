@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from assets.code_stamp import ROOT
 from assets.errors import DataError
 from assets.text_rows import TextRows
 from tests.training.frozen_text import write_features
@@ -35,6 +39,27 @@ def test_batches_do_not_depend_on_the_number_of_workers(toy_data):
     helped = list(batches(dataset(toy_data), 0, 6, workers=2, device=CPU))
     assert len(alone) == len(helped) == 6
     assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_does_not_wait_for_its_loader(toy_data):
+    script = f"""
+from pathlib import Path
+import torch
+from training.data.loader import StepDataset, ViewPlan, batches
+from training.data.order import SampleOrder
+from training.data.pairs import load_pairs
+from training.data.views import ViewsConfig
+pairs = load_pairs(Path({str(toy_data[0])!r}), Path({str(toy_data[1])!r}))
+plan = ViewPlan({{"image": ViewsConfig(crop_area=(0.5, 1.0))}}, None, 32, 0)
+source = batches(StepDataset(pairs, SampleOrder(len(pairs), 16, 0), plan), 0, 6, 1, torch.device("cpu"))
+next(source)
+raise RuntimeError("a bug")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: a bug\n")
 
 
 def test_a_loader_started_late_gives_the_same_batches(toy_data):

@@ -24,13 +24,15 @@ from training.engine.episode import EmbedSettings, Episodes
 from training.engine.flops import FlopsProbe
 from training.engine.step import Stepper
 from training.methods.base import Method, Needs
-from training.models.build import build_method
+from training.models.build import build_method, resolve_method
+from training.teachers.source import TEACHER_FEATURES, TeacherSource
 
 STEPS = 3
 BATCH = 16
 SOURCE = (90, 70)  # width and height of the pictures that the boxes are of
 SLOTS = (("raw", "overall"), ("long", "overall"), ("long", "object"))
 WIDTH = 24
+TEACHER = TeacherSource(widths=(10,), logit_scales=(50.0,))
 
 
 def text_facts(center: bool = False) -> TextFacts:
@@ -49,7 +51,9 @@ def global_batch(step: int) -> dict[str, torch.Tensor]:
     sample = torch.arange(BATCH)
     batch = {"image": image, "text": text, "sample_id": sample, "seed": sample + 100 * step, "text_cut": sample < 1}
     text_rows = torch.randn(BATCH, len(SLOTS), WIDTH, generator=random)
-    return {**batch, "text_rows": functional.normalize(text_rows, dim=-1)}
+    told = {name: torch.randn(BATCH, sum(TEACHER.widths), generator=random) for name in TEACHER_FEATURES}
+    rows = {"text_rows": text_rows, **told}
+    return {**batch, **{name: functional.normalize(values, dim=-1) for name, values in rows.items()}}
 
 
 def with_views(batch: dict[str, torch.Tensor], needs: Needs, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -100,7 +104,8 @@ def train(recipe: RecipeConfig, machine: MachineConfig, here: World, checkpoints
     store = Checkpoints(checkpoints, keep=1)
     clock = TrainClock({}, here.device)
     for first in (0, STEPS):
-        method = build_method(recipe, 0, None if recipe.frozen_text is None else text_facts())[0]
+        teacher = TEACHER if resolve_method(recipe)[0].learns_from_teacher else None
+        method = build_method(recipe, 0, None if recipe.frozen_text is None else text_facts(), teacher=teacher)[0]
         episodes = episodes_of(method, machine, here)
         stepper = Stepper(method, recipe, machine, here, 0)
         state = TrainState(stepper.method, stepper.optimizer, stepper.average)

@@ -16,6 +16,7 @@ from tests.training.episode_batches import PROTOCLIP, TEACHER
 from tests.training.frozen_text import RECIPES as FROZEN_TEXT
 from tests.training.view_batches import RECIPES
 
+DISTILL = {"kind": "distill_affinity", "affinity_share": 0.7}
 CASES = {
     "clip": ({}, {}),
     "siglip": ({"method": {"kind": "siglip"}}, {}),
@@ -33,6 +34,9 @@ CASES = {
     "watched": (RECIPES["aclip"] | {"masking": {"kind": "attentive", "watch": True}}, {}),
     "protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {}),
     "protoclip_in_parts": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"micro_batch": 3}),
+    "distill": ({"method": DISTILL}, {}),
+    "distill_in_parts": ({"method": DISTILL}, {"micro_batch": 3}),
+    "sharded_distill": ({"method": DISTILL}, {"shard_parameters": True}),
     "sharded_protoclip": ({"method": {**PROTOCLIP, "teacher": TEACHER}}, {"shard_parameters": True}),
 }
 
@@ -101,6 +105,8 @@ def test_what_is_watched_is_the_mean_over_the_rows_of_all_ranks(results):
         ("aclip", "watched"),
         ("protoclip", "protoclip_in_parts"),
         ("protoclip", "sharded_protoclip"),
+        ("distill", "distill_in_parts"),
+        ("distill", "sharded_distill"),
     ],
 )
 def test_how_the_machine_is_used_does_not_change_the_result(results, pair):
