@@ -38,7 +38,7 @@ from training.engine.distributed import World
 from training.engine.episode import EmbedSettings, Episodes, SnapshotSource
 from training.engine.flops import FlopsProbe
 from training.engine.step import Stepper
-from training.methods.base import Needs
+from training.methods.exchange import Needs
 from training.models.build import build_method
 
 ROUNDS = 5

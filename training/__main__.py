@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from training.config import load_run
+    from training.config import NO_START, load_run
 
     run = load_run(arguments.params, arguments.name)
     from assets.config import load_machine
@@ -59,7 +59,6 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     if (processes := processes_wanted(load_machine(arguments.params))) > 1:
         _become_torchrun(processes)
-    from training.lineage import NO_START
     from training.pretrain import Paths, pretrain
     from training.teachers.config import NO_TEACHER, TEACHERS
 

@@ -14,6 +14,7 @@ from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
 from training.models.masking_config import EmaTowerConfig, Masking, NoMasking
+from training.teachers.config import NO_TEACHER, load_teacher
 
 
 class VisionTransformer(Section):
@@ -266,6 +267,10 @@ class RecipeConfig(Section):
         return text if isinstance(text, FrozenText) else None
 
 
+NO_START = "none"
+"""What a run names that begins as no other run."""
+
+
 class RunConfig(Section):
     """One row of the experiment; the section ``runs.NAME``."""
 
@@ -297,15 +302,15 @@ def load_recipe(params: Path, name: str) -> RecipeConfig:
 
 
 def load_run(params: Path, name: str) -> RunConfig:
-    """Read and check ``runs.NAME`` and that its recipe, data set, policy and features exist.
+    """Read and check ``runs.NAME`` and that all that it names exists.
 
     Args:
         params: The params.yaml to read.
         name: The run.
 
     Raises:
-        ConfigError: Unknown run, recipe, data set, policy or features; one of the latter two of another data set, or a
-            policy that does not fit the recipe; or a wrong value.
+        ConfigError: Unknown run, recipe, data set, policy, features, teacher or start; a policy, features or a teacher
+            of another data set, or a policy that does not fit the recipe; or a wrong value.
     """
     sections = read_sections(params)
     where = f"{params}: runs.{name}"
@@ -316,6 +321,10 @@ def load_run(params: Path, name: str) -> RunConfig:
         raise ConfigError(
             message(f"{where} is of another data set than its features {run.features}", run.dataset, found)
         )
+    if run.teacher != NO_TEACHER and (found := load_teacher(params, run.teacher).dataset) != run.dataset:
+        raise ConfigError(message(f"{where} is of another data set than its teacher {run.teacher}", run.dataset, found))
+    if run.start != NO_START:
+        entry(sections, "runs", run.start, params)
     if run.policy != NO_POLICY:
         policy = load_policy(params, run.policy)
         if policy.dataset != run.dataset:

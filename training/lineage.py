@@ -8,7 +8,7 @@ from assets.errors import ConfigError, message
 from assets.features.config import INDEX_CAPTION
 from assets.manifest import read_manifest
 from assets.reduction.plan import Plan as ReductionPlan
-from training.config import RecipeConfig, RunConfig
+from training.config import NO_START, RecipeConfig, RunConfig
 from training.models.build import resolve_method
 from training.models.dense_export import DenseExport, load_dense
 from training.teachers.config import NO_TEACHER
@@ -16,8 +16,6 @@ from training.teachers.package import KIND, TeacherPackage, check_data, read_pac
 from training.teachers.replay import Replay
 from training.teachers.rows import TeacherRows
 from training.teachers.source import OnlineModel, OnlineTeacher, TeacherSource, text_side
-
-NO_START = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def open_lineage(
     widths = tuple(model.embed_dim for model in package.models)
     scales = tuple(model.logit_scale for model in package.models)
     if package.cache is None:
-        return Lineage(start, TeacherSource(widths, scales, _online(package)))
+        return Lineage(start, TeacherSource(widths, scales, online_teacher(package)))
     check_data(read_manifest(package.folder, KIND), {name: inputs[name] for name in ("raw", "valid")})
     _check_views(run, recipe, package)
     replay = Replay(TeacherRows(package), package.cache.seed)
@@ -121,7 +119,15 @@ def check_new_captions(run: RunConfig, lineage: Lineage, plan: ReductionPlan | N
     raise ConfigError(message(what, fix=fix))
 
 
-def _online(package: TeacherPackage) -> OnlineTeacher:
+def online_teacher(package: TeacherPackage) -> OnlineTeacher:
+    """Load the models of a teacher, to be run on every batch.
+
+    Args:
+        package: The teacher; its rows are left alone.
+
+    Raises:
+        DataError: A model does not load, or has no text tower.
+    """
     models: list[OnlineModel] = []
     for model in package.models:
         export = load_dense(model.folder)

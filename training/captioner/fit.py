@@ -27,7 +27,7 @@ from training.engine.distributed import World, agree_on_step
 from training.engine.loop import RESUMABLE, Stopped, stop_on_signal
 from training.engine.metrics import MetricLog
 from training.engine.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
-from training.methods.base import StepOutput
+from training.methods.exchange import StepOutput
 
 CURVES = "curves"
 _STOP = "stop"

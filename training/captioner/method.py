@@ -19,7 +19,8 @@ from training.data.loader import Batch
 from training.engine.holdout import evaluating
 from training.losses.caption import caption_nll, places_that_count
 from training.losses.vq import perplexity
-from training.methods.base import ImageInput, Method, MethodConfig, ParamGroup, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import ImageInput, ParamGroup, StepOutput
 from training.models.masking_config import NoMasking
 
 _PRECISION = 5

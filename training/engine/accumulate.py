@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from training.data.loader import Batch
 from training.engine.gather import gather
-from training.methods.base import Features, Method, StepOutput
+from training.methods.base import Method
+from training.methods.exchange import Features, StepOutput
 
 Autocast = Callable[[], AbstractContextManager[object]]
 

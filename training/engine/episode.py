@@ -20,7 +20,8 @@ from training.engine.clock import TrainClock
 from training.engine.distributed import World
 from training.engine.flops import FlopsProbe
 from training.engine.holdout import evaluating
-from training.methods.base import Features, Method, Snapshot
+from training.methods.base import Method
+from training.methods.exchange import Features, Snapshot
 
 SnapshotSource = Callable[[int, int], Iterator[Batch]]
 """First step, one past the last step -> this rank's batches, with snapshot views and, if the method asks, features."""

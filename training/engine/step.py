@@ -21,7 +21,8 @@ from training.engine.distributed import World, has_batch_norm, share_batch_norm
 from training.engine.ema import WeightAverage
 from training.engine.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from training.engine.sharding import shard_blocks
-from training.methods.base import Method, StepOutput
+from training.methods.base import Method
+from training.methods.exchange import StepOutput
 
 _STOP = "stop"
 

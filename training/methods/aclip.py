@@ -28,7 +28,8 @@ from training.engine.gather import GatheredFeatures
 from training.losses.byol import byol_loss
 from training.losses.info_nce import info_nce_loss
 from training.losses.nt_xent import nt_xent_loss
-from training.methods.base import Features, ImageInput, Method, MethodConfig, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import Features, ImageInput, StepOutput
 from training.methods.ramp import ramped
 from training.models.ema_tower import ema_momentum, ema_update
 from training.models.heads import byol_head, simclr_head

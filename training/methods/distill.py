@@ -25,7 +25,8 @@ from training.data.views import ResizedView, ViewsConfig
 from training.engine.gather import GatheredFeatures
 from training.losses.affinity import affinity_loss
 from training.losses.info_nce import ALL_ROWS, info_nce_loss
-from training.methods.base import Features, ImageInput, Method, MethodConfig, Needs, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import Features, ImageInput, Needs, StepOutput
 from training.teachers.source import TEACHER_FEATURES, TEACHER_IMAGE, TEACHER_TEXT, TeacherSource
 
 _RESIZED = "teacher_image_"

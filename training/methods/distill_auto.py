@@ -32,8 +32,8 @@ from training.losses.sparsity import (
     sparsity_loss,
     target_at,
 )
-from training.methods.base import Features, ImageInput, ParamGroup, StepOutput
 from training.methods.distill import Distill, DistillConfig
+from training.methods.exchange import Features, ImageInput, ParamGroup, StepOutput
 from training.models.compact import build_compact, compact_model
 from training.models.export_files import COMPACT
 from training.models.gated_tower import gated_image_features, gated_text_features, tower_counts

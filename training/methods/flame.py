@@ -24,7 +24,8 @@ from assets.errors import ConfigError, message
 from training.data.loader import Batch
 from training.engine.gather import GatheredFeatures
 from training.losses.multi_positive import multi_positive_sigmoid_loss, multi_positive_softmax_loss
-from training.methods.base import Features, Method, MethodConfig, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import Features, StepOutput
 from training.models.text_draws import draw_rows
 
 

@@ -35,16 +35,8 @@ from training.data.loader import Batch
 from training.data.views import View, ViewsConfig
 from training.engine.gather import GatheredFeatures
 from training.losses.info_nce import at_least_float32, info_nce_loss
-from training.methods.base import (
-    MAX_LOGIT_SCALE,
-    EmbedFn,
-    Features,
-    ImageInput,
-    Method,
-    MethodConfig,
-    ParamGroup,
-    StepOutput,
-)
+from training.methods.base import MAX_LOGIT_SCALE, Method, MethodConfig
+from training.methods.exchange import EmbedFn, Features, ImageInput, ParamGroup, StepOutput
 from training.models.frozen_text import FrozenTextModel, model_width
 from training.models.projection_head import projection_head
 from training.models.prototype_bank import BankRules, BankShape, PrototypeBank

@@ -17,7 +17,8 @@ from training.data.loader import Batch
 from training.data.views import ViewsConfig
 from training.engine.gather import GatheredFeatures
 from training.losses.info_nce import info_nce_loss
-from training.methods.base import Features, Method, MethodConfig, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import Features, StepOutput
 
 
 class RandomMaskConfig(MethodConfig):

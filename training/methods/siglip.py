@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from training.engine.gather import GatheredFeatures
 from training.losses.sigmoid import sigmoid_loss
-from training.methods.base import MethodConfig, StepOutput
+from training.methods.base import MethodConfig
 from training.methods.clip import Clip
+from training.methods.exchange import StepOutput
 
 
 class SigLipConfig(MethodConfig):

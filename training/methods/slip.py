@@ -17,7 +17,8 @@ from training.data.views import ColourConfig, ViewsConfig
 from training.engine.gather import GatheredFeatures
 from training.losses.info_nce import info_nce_loss
 from training.losses.nt_xent import nt_xent_loss
-from training.methods.base import Features, ImageInput, Method, MethodConfig, StepOutput
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import Features, ImageInput, StepOutput
 from training.methods.ramp import ramped
 from training.models.heads import simclr_head
 from training.models.image_pass import pooled_width

@@ -32,7 +32,8 @@ from training.config import (
 from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
-from training.methods.base import ImageInput, Method, MethodConfig
+from training.methods.base import Method, MethodConfig
+from training.methods.exchange import ImageInput
 from training.models.compact import build_compact
 from training.models.dense_export import DenseExport
 from training.models.export_files import COMPACT, CONFIG_FILE, FROZEN_TEXT, OWN_CONFIG_FILE, WEIGHTS_FILE

@@ -23,7 +23,8 @@ from training.engine.distributed import World, world
 from training.engine.episode import EmbedSettings, Episodes
 from training.engine.flops import FlopsProbe
 from training.engine.step import Stepper
-from training.methods.base import Method, Needs
+from training.methods.base import Method
+from training.methods.exchange import Needs
 from training.models.build import build_method, resolve_method
 from training.teachers.source import TEACHER_FEATURES, TeacherSource
 

@@ -15,7 +15,7 @@ from training.engine.episode import EmbedSettings, Episodes, StopAsked
 from training.engine.flops import FlopsProbe
 from training.engine.loop import RESUMABLE, Fit, Stopped, Trainer
 from training.engine.metrics import read_rows
-from training.methods.base import Snapshot
+from training.methods.exchange import Snapshot
 from training.models.build import build_method
 
 HERE = World(0, 1, torch.device("cpu"))

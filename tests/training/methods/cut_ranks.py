@@ -6,27 +6,39 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from assets.config import MachineConfig
 from assets.progress import Stage
 from assets.section import parse
-from tests.training.distillation import online
-from tests.training.engine.rank_cases import BATCH, global_batch
-from training.config import RecipeConfig
+from training.config import RecipeConfig, RunConfig
 from training.engine.distributed import world
 from training.engine.loop import Fit, Trainer
+from training.lineage import open_lineage
 from training.models.build import build_method
-from training.models.dense_export import load_dense
+
+BATCH = 16
+
+
+def global_batch(step: int) -> dict[str, torch.Tensor]:
+    """Make the batch of a step, the same on every rank."""
+    random = torch.Generator().manual_seed(step)
+    text = torch.zeros(BATCH, 16, dtype=torch.int64)
+    text[:, 0], text[:, 3] = 49406, 49407
+    text[:, 1:3] = torch.randint(300, 40000, (BATCH, 2), generator=random)
+    image = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=random).to(torch.uint8)
+    return {"image": image, "text": text, "seed": torch.arange(BATCH) + 100 * step}
 
 
 def main(file: Path) -> None:
-    """Train what a JSON file says: {recipe, machine, teacher}."""
+    """Train what a JSON file says: {run, recipe, machine, teacher}."""
     case = json.loads(file.read_text())
     recipe, machine = parse(RecipeConfig, case["recipe"], "recipe"), parse(MachineConfig, case["machine"], "machine")
     with world(machine) as here:
-        big = load_dense(Path(case["teacher"]))
-        method = build_method(recipe, 0, start=big, teacher=online(big))[0]
+        run = parse(RunConfig, case["run"], "run")
+        lineage = open_lineage(run, recipe, (Path(case["teacher"]), None), {})
+        method = build_method(recipe, 0, start=lineage.start, teacher=lineage.teacher)[0]
         trainer = Trainer(method, Fit(recipe, machine, 0, file.parent / "work"), here)
         rows = slice(here.rank * BATCH // here.size, (here.rank + 1) * BATCH // here.size)
         with Stage("cut_ranks", quiet=True) as stage:

@@ -11,7 +11,7 @@ from tests.training.view_batches import RECIPES, case_a, with_views
 from training.config import load_recipe
 from training.engine.gather import GatheredFeatures
 from training.methods.aclip import AClip, AClipConfig
-from training.methods.base import ImageInput
+from training.methods.exchange import ImageInput
 from training.models.build import build_method
 from training.models.masking_config import EmaTowerConfig, NoMasking
 

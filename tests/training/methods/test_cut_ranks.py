@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import PARAMS
-from tests.training.distillation import AUTO, write_model
+from tests.training.distillation import AUTO, teach, write_model
 from tests.training.methods import cut_ranks
 from training.engine.metrics import read_rows
 
@@ -19,14 +19,16 @@ STEPS = AUTO["compact_at"] + 3
 
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_all_ranks_cut_alike_and_have_the_same_weights_afterwards(tmp_path, micro_batch):
-    teacher = write_model(tmp_path / "big")
+def test_all_ranks_cut_alike_and_have_the_same_weights_afterwards(toy_data, tmp_path, micro_batch):
+    write_model(tmp_path / "models/big")
+    teacher = teach(toy_data, tmp_path, cache=None)
     budget = {"samples_seen": STEPS * 16, "batch_size": 16}
     start = {"towers": {"kind": "start"}, "start": {"source": "teacher"}}
     recipe = copy.deepcopy(PARAMS["recipes"]["clip"]) | start | {"method": AUTO, "budget": budget}
     file = tmp_path / "case.json"
     machine = PARAMS["machine"] | {"micro_batch": micro_batch}
-    file.write_text(json.dumps({"recipe": recipe, "machine": machine, "teacher": str(teacher)}))
+    run = PARAMS["runs"]["toy-s0"] | {"teacher": "teacher"}
+    file.write_text(json.dumps({"run": run, "recipe": recipe, "machine": machine, "teacher": str(teacher)}))
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", cut_ranks.__file__, str(file)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([sys.executable, *command], check=True, timeout=300, env=environment)
