@@ -45,19 +45,19 @@ def check_lineage(name: str, run: RunConfig, recipe: RecipeConfig) -> None:
         ConfigError: With what to change.
     """
     method, _ = resolve_method(recipe)
-    source = None if recipe.start is None else recipe.start.source
+    origin = None if recipe.start is None else recipe.start.source
     reasons = [f"method {recipe.method['kind']}"] if method.learns_from_teacher else []
-    reasons += ["start.source: teacher"] if source == "teacher" else []
+    reasons += ["start.source: teacher"] if origin == "teacher" else []
     if reasons and run.teacher == NO_TEACHER:
         what, fix = f"{' and '.join(reasons)} of recipe {run.recipe} want a teacher", "a name of the section teachers"
         raise ConfigError(message(what, run.teacher, fix=f"set runs.{name}.teacher to {fix}"))
     if run.teacher != NO_TEACHER and not reasons:
         what = f"nothing in recipe {run.recipe} learns from the teacher of run {name}"
         raise ConfigError(message(what, run.teacher, fix=f"set runs.{name}.teacher to {NO_TEACHER}"))
-    if source == "run" and run.start == NO_START:
+    if origin == "run" and run.start == NO_START:
         what = f"start.source: run of recipe {run.recipe} wants a run to start as"
         raise ConfigError(message(what, run.start, fix=f"set runs.{name}.start to a name of the section runs"))
-    if run.start != NO_START and source != "run":
+    if run.start != NO_START and origin != "run":
         what = f"nothing in recipe {run.recipe} uses the start of run {name}"
         fix = f'set runs.{name}.start to {NO_START}, or add "start: {{source: run}}" to the recipe'
         raise ConfigError(message(what, run.start, fix=fix))

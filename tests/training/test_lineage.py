@@ -12,13 +12,20 @@ from assets.manifest import read_manifest, verify_manifest, version_of
 from assets.reduction.plan import Plan
 from assets.section import parse
 from tests.training.conftest import PARAMS
-from tests.training.distillation import AFFINITY, AUTO, CACHE, CROP, teach, towers, write_model
+from tests.training.distillation import AFFINITY, AUTO, CACHE, CROP, ENTRY, teach, towers, write_model
 from training.config import RecipeConfig, RunConfig
 from training.lineage import check_lineage, check_new_captions, open_lineage
 from training.models.dense_export import load_dense
 from training.pretrain import Paths, pretrain
 
 RUN = PARAMS["runs"]["toy-s0"]
+
+KNOWN = {
+    "teachers": {"asked": ENTRY, "anew": ENTRY},
+    "runs.big": PARAMS["runs"]["toy-s0"],
+    "runs.first": PARAMS["runs"]["toy-s0"],
+}
+"""What params.yaml must know of for runs to name it."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +165,7 @@ def test_a_run_with_a_cached_teacher_says_whom_it_learnt_from(root, toy_data, pa
         "towers": towers(text={"layers": 2}, vision={"layers": 1}),
         "holdout": {"pairs": 8, "every": 6},
     }
-    file = params(**{f"recipes.clip.{n}": v for n, v in changes.items()}, **{"runs.toy-s0.teacher": "asked"})
+    file = params(**{f"recipes.clip.{n}": v for n, v in changes.items()}, **KNOWN, **{"runs.toy-s0.teacher": "asked"})
     teacher = root / "teachers/asked"
     pretrain("toy-s0", file, Paths(*toy_data, tmp_path / "model", tmp_path / "log", teacher=teacher))
     assert verify_manifest(tmp_path / "model") == []
@@ -184,6 +191,7 @@ def test_two_stages_cut_a_model_down_from_its_teacher(root, toy_data, params, tm
     def train(name: str, begin: Path | None = None, **more) -> dict:
         file = params(
             **{f"recipes.clip.{n}": v for n, v in (changes | more).items()},
+            **KNOWN,
             **{"runs.toy-s0.teacher": "anew", "runs.toy-s0.start": "none" if begin is None else "first"},
         )
         folders = Paths(*toy_data, tmp_path / name, tmp_path / f"{name}-log", teacher=teacher, start=begin)
@@ -207,6 +215,7 @@ def test_shards_of_parameters_do_not_go_with_a_cut(root, toy_data, params, tmp_p
     changes = {"method": AUTO, "towers": {"kind": "start"}, "start": {"source": "teacher"}}
     file = params(
         **{f"recipes.clip.{n}": v for n, v in changes.items()},
+        **KNOWN,
         **{"runs.toy-s0.teacher": "anew", "machine.shard_parameters": True},
     )
     folders = Paths(*toy_data, tmp_path / "model", tmp_path / "log", teacher=root / "teachers/anew")
