@@ -1,11 +1,11 @@
 """Measure what a teacher costs per step: its features out of a cache against running it, on the same views.
 
-Run ``python benchmarks/distill.py`` in the root of a project that has made the data and the teacher vit-s0 of the
-profile ``distill``; it writes benchmarks/results/distill.json. Two students of that teacher take real steps on the real
-pairs: one with the features of the cache, one that runs the teacher on the very same batch. They take turns step by
-step, and a ratio is the median of the steps' own ratios. CPU time is the figure to compare on a busy machine. Loading
-(reading, cropping, tokens, rows of the cache) is shared and told apart. Both start alike and see the same views, so
-their loss curves must agree to what the cache's half precision leaves.
+Run ``python benchmarks/teacher_cache.py`` in the root of a project that has made the data and the teacher vit-s0 of the
+profile ``distill``; it writes benchmarks/results/teacher_cache.json. Two students of that teacher take real steps on the
+real pairs: one with the features of the cache, one that runs the teacher on the very same batch. They take turns step
+by step, and a ratio is the median of the steps' own ratios. CPU time is the figure to compare on a busy machine.
+Loading (reading, cropping, tokens, rows of the cache) is shared and told apart. Both start alike and see the same
+views, so their loss curves must agree to what the cache's half precision leaves.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     package = read_package(arguments.teacher)
     recipes = ("distill_affinity", "distill_at_once")
-    record("distill", {recipe: measure(recipe, arguments, package) for recipe in recipes})
+    record("teacher_cache", {recipe: measure(recipe, arguments, package) for recipe in recipes})
 
 
 if __name__ == "__main__":
