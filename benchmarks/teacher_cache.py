@@ -1,7 +1,7 @@
 """Measure what a teacher costs per step: its features out of a cache against running it, on the same views.
 
 Run ``python benchmarks/teacher_cache.py`` in the root of a project that has made the data and the teacher vit-s0 of the
-profile ``distill``; it writes benchmarks/results/teacher_cache.json. Two students of that teacher take real steps on the
+profile ``distill``; it writes benchmarks/results/teacher_cache.json. Two students of that teacher take real steps on
 real pairs: one with the features of the cache, one that runs the teacher on the very same batch. They take turns step
 by step, and a ratio is the median of the steps' own ratios. CPU time is the figure to compare on a busy machine.
 Loading (reading, cropping, tokens, rows of the cache) is shared and told apart. Both start alike and see the same
