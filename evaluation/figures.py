@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
 from evaluation.curves import ComputeCurves, Curve
 from evaluation.pareto import pareto_front
@@ -166,7 +166,8 @@ def _cost_axis(axes: Axes, costs: Sequence[float], label: str) -> None:
         axes.set_xscale("log")
     else:
         axes.set_xlim(0, 1.12 * max(costs))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    # letters for large numbers only: "m" for thousandths reads as another unit
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" ") if max(costs) >= 1000 else StrMethodFormatter("{x:g}"))
     axes.grid(axis="x")
     axes.set_xlabel(label)
 
