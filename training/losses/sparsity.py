@@ -28,7 +28,7 @@ def prunable_parameters(sizes: TowerSizes) -> int:
     Args:
         sizes: Of the tower before anything was cut.
     """
-    mlp = 2 * sizes.width * sizes.hidden + sizes.width + sizes.hidden
+    mlp = 2 * sizes.width * sizes.units + sizes.width + sizes.units
     return sizes.layers * (sizes.heads * _parameters_per_head(sizes) + mlp)
 
 
@@ -64,7 +64,7 @@ def expected_parameters(sizes: TowerSizes, probabilities: GateValues) -> Tensor:
         ConfigError: If the gates are not those of such a tower.
     """
     hidden, heads, units = probabilities
-    fits = heads.shape == (sizes.layers, sizes.heads) and units.shape == (sizes.layers, sizes.hidden)
+    fits = heads.shape == (sizes.layers, sizes.heads) and units.shape == (sizes.layers, sizes.units)
     if not fits or len(hidden) > sizes.width:
         shapes = [tuple(values.shape) for values in probabilities]
         raise ConfigError(message("gates are not those of the tower", shapes, str(sizes), "pass the gates' own sizes"))

@@ -43,13 +43,13 @@ class TowerSizes(NamedTuple):
         layers: Number of transformer blocks, L.
         heads: Of each layer, H.
         width: Of the residual stream, W.
-        hidden: Units of each layer's MLP, F.
+        units: Of each layer's MLP, F.
     """
 
     layers: int
     heads: int
     width: int
-    hidden: int
+    units: int
 
 
 class KeptCounts(NamedTuple):
@@ -185,10 +185,10 @@ class TowerGates(nn.Module):
         self.sizes = sizes
         self.hidden = nn.Parameter(torch.full((kept.hidden,), _START))
         self.heads = nn.Parameter(torch.full((sizes.layers, sizes.heads), _START))
-        self.units = nn.Parameter(torch.full((sizes.layers, sizes.hidden), _START))
+        self.units = nn.Parameter(torch.full((sizes.layers, sizes.units), _START))
         # they follow from what the gates are built with, so that no checkpoint needs them
         self.register_buffer("heads_present", _first(kept.heads, sizes.heads), persistent=False)
-        self.register_buffer("units_present", _first(kept.units, sizes.hidden), persistent=False)
+        self.register_buffer("units_present", _first(kept.units, sizes.units), persistent=False)
 
     def draw_noise(self, seed: int, step: int, rank: int, tower: int) -> GateNoise:
         """Draw the noise of one step, for the whole batch of a rank; on the CPU, so the same on every device.
@@ -277,10 +277,10 @@ def _checked(sizes: TowerSizes, kept: KeptCounts | None) -> KeptCounts:
     if min(sizes) < 1:
         raise ConfigError(message("gates need a tower with sizes of at least 1", sizes))
     if kept is None:
-        return KeptCounts(sizes.width, (sizes.heads,) * sizes.layers, (sizes.hidden,) * sizes.layers)
+        return KeptCounts(sizes.width, (sizes.heads,) * sizes.layers, (sizes.units,) * sizes.layers)
     pairs = [(kept.hidden, 1, sizes.width), (len(kept.heads), sizes.layers, sizes.layers)]
     pairs += [(len(kept.units), sizes.layers, sizes.layers)]
-    pairs += [(heads, 0, sizes.heads) for heads in kept.heads] + [(units, 0, sizes.hidden) for units in kept.units]
+    pairs += [(heads, 0, sizes.heads) for heads in kept.heads] + [(units, 0, sizes.units) for units in kept.units]
     if any(not least <= count <= most for count, least, most in pairs):
         fix = "give what an earlier stage kept of this very tower"
         raise ConfigError(message("more is kept of a tower than it had", kept, f"parts of {sizes}", fix))

@@ -22,9 +22,9 @@ with np.load(FIXTURE, allow_pickle=False) as arrays:
     CASE = {name: arrays[name] for name in arrays.files if name.startswith("l0_")}
 
 NAMES = {"hidden": "hidden", "heads": "heads", "units": "intermediate"}
-IMAGE_B = TowerSizes(layers=12, heads=12, width=768, hidden=3072)
-TEXT_B = TowerSizes(layers=12, heads=8, width=512, hidden=2048)
-SMALL = TowerSizes(layers=2, heads=3, width=12, hidden=20)
+IMAGE_B = TowerSizes(layers=12, heads=12, width=768, units=3072)
+TEXT_B = TowerSizes(layers=12, heads=8, width=512, units=2048)
+SMALL = TowerSizes(layers=2, heads=3, width=12, units=20)
 
 
 def near(published):
@@ -59,8 +59,8 @@ def test_sizes_and_sparsity_of_one_tower_are_the_published_ones(tower):
     sizes = gates.sizes
     assert prunable_parameters(sizes) == prunable
     assert prunable_parameters(sizes) == sizes.layers * (sizes.heads * per_head + per_mlp)
-    kept = KeptCounts(sizes.width, (sizes.heads,) * sizes.layers, (sizes.hidden,) * sizes.layers)
-    one_less = kept._replace(units=(sizes.hidden - 1, *kept.units[1:]))
+    kept = KeptCounts(sizes.width, (sizes.heads,) * sizes.layers, (sizes.units,) * sizes.layers)
+    one_less = kept._replace(units=(sizes.units - 1, *kept.units[1:]))
     assert kept_parameters(sizes, kept) - kept_parameters(sizes, one_less) == per_unit
     values = gates.open_probabilities()
     assert expected_parameters(sizes, values).item() == near(float(CASE[f"l0_{tower}_expected_params"]))
@@ -110,7 +110,7 @@ def test_open_towers_lack_only_biases(sizes, sparsity):
     assert expected_sparsity([sizes], [everything]).item() == pytest.approx(sparsity, abs=0.05e-4)
     # exactly those of the MLPs, as the prunable parameters do count them
     missing = prunable_parameters(sizes) - expected_parameters(sizes, everything).item()
-    assert missing == pytest.approx(sizes.layers * (sizes.width + sizes.hidden), abs=1e-3)
+    assert missing == pytest.approx(sizes.layers * (sizes.width + sizes.units), abs=1e-3)
 
 
 def test_remaining_parameters_are_the_sum_over_single_weights():
@@ -150,7 +150,7 @@ def test_kept_parameters_are_those_of_cut_layers(kept):
 
 
 def test_a_block_of_torch_has_the_prunable_parameters():
-    block = nn.TransformerEncoderLayer(SMALL.width, SMALL.heads, SMALL.hidden)
+    block = nn.TransformerEncoderLayer(SMALL.width, SMALL.heads, SMALL.units)
     count = sum(weights.numel() for name, weights in block.named_parameters() if not name.startswith("norm"))
     assert prunable_parameters(SMALL) == SMALL.layers * count
     assert kept_parameters(SMALL, KeptCounts(12, (3, 3), (20, 20))) == SMALL.layers * count
@@ -232,7 +232,7 @@ def test_impossible_targets_are_refused(step, start, end, warmup):
 
 def test_gates_of_another_tower_are_refused():
     with pytest.raises(ConfigError, match="not those of the tower"):
-        expected_parameters(SMALL._replace(hidden=21), TowerGates(SMALL).open_probabilities())
+        expected_parameters(SMALL._replace(units=21), TowerGates(SMALL).open_probabilities())
     with pytest.raises(ConfigError, match="not those of the tower"):
         expected_parameters(SMALL._replace(width=9), TowerGates(SMALL).open_probabilities())
 

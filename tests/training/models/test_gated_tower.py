@@ -254,7 +254,7 @@ def test_autocast_gives_the_precision_that_the_plain_tower_gets(side):
 
 def test_sizes_are_read_from_a_tower():
     model = build(vision={"layers": 2, "width": 24, "head_width": 8})
-    assert tower_sizes(model.visual) == TowerSizes(layers=2, heads=3, width=24, hidden=48)
+    assert tower_sizes(model.visual) == TowerSizes(layers=2, heads=3, width=24, units=48)
     assert tower_counts(model) == (WIDTH, (HEADS,) * LAYERS, (HIDDEN,) * LAYERS)
 
 

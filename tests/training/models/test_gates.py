@@ -24,7 +24,7 @@ FIXTURE = Path(__file__).parents[2] / "fixtures" / "tinyclip" / "case_a.npz"
 with np.load(FIXTURE, allow_pickle=False) as arrays:
     CASE = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(("hc_", "l0_"))}
 
-SIZES = TowerSizes(layers=2, heads=3, width=12, hidden=20)
+SIZES = TowerSizes(layers=2, heads=3, width=12, units=20)
 HALF_OPEN = 2 / 3 * math.log(0.1 / 1.1)
 """log_alpha with P(z > 0) = 1/2."""
 
@@ -129,7 +129,7 @@ def test_of_equal_gates_the_first_ones_close():
 
 
 def test_clamped_gates_of_a_fresh_tower_close_a_few_at_once():
-    sizes = TowerSizes(layers=2, heads=12, width=768, hidden=3072)
+    sizes = TowerSizes(layers=2, heads=12, width=768, units=3072)
     gates = TowerGates(sizes)
     assert count_kept(gates.settled()) == KeptCounts(768, (12, 12), (3072, 3072))
     gates.clamp_()
