@@ -39,7 +39,7 @@ class DistillConfig(MethodConfig):
     affinity_share: float = Field(default=1.0, ge=0, le=1)
     """Of the teacher's targets in the loss; the rest is that of the pairs' own labels."""
     logit_scale: float | None = Field(default=50.0, gt=0, le=100)
-    """The student's constant scale; null lets it learn one, from 1/0.07 or from that of the model it starts as whole."""
+    """The student's constant scale; null lets it learn one, from 1/0.07 or that of the model it starts as."""
 
 
 class Distill(Method):
