@@ -29,13 +29,13 @@ from training.engine.clock import TrainClock
 from training.engine.distributed import World
 from training.engine.flops import FlopsProbe
 from training.engine.step import Stepper
-from training.lineage import online_teacher
+from training.lineage import teacher_source
 from training.models.build import build_method, build_tokenizer, image_size
 from training.models.dense_export import load_dense
 from training.teachers.package import read_package
 from training.teachers.replay import Replay
 from training.teachers.rows import TeacherRows
-from training.teachers.source import TEACHER_FEATURES, TeacherSource
+from training.teachers.source import TEACHER_FEATURES
 
 CPU = torch.device("cpu")
 BAR = 1.5
@@ -49,9 +49,7 @@ class Student:
 
     def __init__(self, recipe_name: str, params: Path, package: Any, online: bool, threads: int) -> None:
         recipe = load_recipe(params, recipe_name)
-        widths = tuple(model.embed_dim for model in package.models)
-        scales = tuple(model.logit_scale for model in package.models)
-        source = TeacherSource(widths, scales, online_teacher(package) if online else None)
+        source = teacher_source(package, online)
         method, self.config = build_method(recipe, 0, None, load_dense(package.models[0].folder), source)
         self.recipe, self.method, self.online = recipe, method, online
         self.probe = FlopsProbe(method)

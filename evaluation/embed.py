@@ -27,7 +27,7 @@ from evaluation.checkpoints import find_model
 from evaluation.embed_config import EmbeddingsConfig
 from evaluation.encoder import Encoder
 from evaluation.features import Images
-from evaluation.shared_work import CaptionRows, Share, read_batches, shard_batches, shard_ranges, wait
+from evaluation.shared_work import CaptionRows, Share, read_batches, shard_batches, shard_ranges, wait, whole_shards
 from training.data.pairs import Pairs, load_pairs
 
 SPLIT = "train"
@@ -161,14 +161,10 @@ def _embed(
     if not left:
         return writer
     batches = shard_batches(job.ranges, left, batch_size)
-    parts: list[npt.NDArray[np.float32]] = []
     with stage.progress("embed pictures", total, "image", total - ahead) as progress:
         images = Images(job.pairs, encoder.preprocess_array)
         encoded = encoder.encode_images(read_batches(job.pairs, images, batches, machine.workers))
-        for features, (shard, places) in zip(encoded, batches, strict=True):
-            parts.append(features.image_features)
-            progress.advance(len(places))
-            if places[-1] == job.ranges[shard][-1]:
-                job.write(writer, shard, np.concatenate(parts))
-                parts.clear()
+        parts = (features.image_features for features in encoded)
+        for shard, image_features in whole_shards(parts, batches, job.ranges, progress):
+            job.write(writer, shard, image_features)
     return writer

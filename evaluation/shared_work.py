@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from torch.utils.data import DataLoader, Dataset
 
-from assets.progress import Stage
+from assets.progress import Progress, Stage
 from assets.row_files import RowFiles, write_array
 from evaluation.sides import TextSide
 from training.data.pairs import Pairs
@@ -161,6 +161,29 @@ def shard_batches(ranges: Sequence[range], shards: Sequence[int], size: int) -> 
         for shard in shards
         for start in range(0, len(ranges[shard]), size)
     ]
+
+
+def whole_shards(
+    parts: Iterator[npt.NDArray[np.float32]], batches: Batches, ranges: Sequence[range], progress: Progress
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Put the features of batches together, shard by shard.
+
+    Args:
+        parts: Of each batch, [pairs in it, ...].
+        batches: Which pairs they are.
+        ranges: Places of each shard's pairs.
+        progress: Advances by pairs.
+
+    Yields:
+        Number of a shard and the features of all its pairs, [n, ...].
+    """
+    waiting: list[npt.NDArray[np.float32]] = []
+    for part, (shard, places) in zip(parts, batches, strict=True):
+        waiting.append(part)
+        progress.advance(len(places))
+        if places[-1] == ranges[shard][-1]:
+            yield shard, np.concatenate(waiting)
+            waiting.clear()
 
 
 def read_batches(pairs: Pairs, items: Dataset[_Item], batches: Batches, workers: int) -> Iterator[_Item]:

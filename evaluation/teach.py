@@ -24,7 +24,7 @@ from assets.shard_cache import cache_for
 from assets.sidecar import SidecarWriter
 from evaluation.checkpoints import EmbeddingModel, find_model
 from evaluation.encoder import load_encoder
-from evaluation.shared_work import CaptionRows, Share, read_batches, shard_batches, shard_ranges, wait
+from evaluation.shared_work import CaptionRows, Share, read_batches, shard_batches, shard_ranges, wait, whole_shards
 from evaluation.teach_models import ExportFacts, place_models, write_export
 from evaluation.teach_views import TeacherViews, prepared
 from training.data.pairs import Pairs, load_pairs
@@ -194,15 +194,12 @@ class _Job:
         total, ahead = (sum(len(self._ranges[shard]) for shard in shards) for shards in (todo, left))
         items = TeacherViews(self._pairs, self._cache, self._told.image_size)
         read = read_batches(self._pairs, items, batches, machine.workers)
-        parts: list[npt.NDArray[np.float32]] = []
         with stage.progress("embed views", total, "pair", total - ahead) as progress:
             encoded = encoder.encode_images(prepared(read, self._cache, self._told))
-            for features, (shard, places) in zip(encoded, batches, strict=True):
-                parts.append(features.image_features.reshape(len(places), views, -1))
-                progress.advance(len(places))
-                if places[-1] == self._ranges[shard][-1]:
-                    self._write(shard, np.concatenate(parts))
-                    parts.clear()
+            flat = (features.image_features for features in encoded)
+            parts = (rows.reshape(-1, views, rows.shape[-1]) for rows in flat)
+            for shard, image_features in whole_shards(parts, batches, self._ranges, progress):
+                self._write(shard, image_features)
 
     def _write(self, shard: int, image_features: npt.NDArray[np.float32]) -> None:
         """Write the rows of a shard, whose views have become features, [n, K + 1, D]."""

@@ -91,14 +91,13 @@ def open_lineage(
     method, _ = resolve_method(recipe)
     if package is None or not method.learns_from_teacher:
         return Lineage(start)
-    widths = tuple(model.embed_dim for model in package.models)
-    scales = tuple(model.logit_scale for model in package.models)
+    source = teacher_source(package, online=package.cache is None)
     if package.cache is None:
-        return Lineage(start, TeacherSource(widths, scales, online_teacher(package)))
+        return Lineage(start, source)
     check_data(read_manifest(package.folder, KIND), {name: inputs[name] for name in ("raw", "valid")})
     _check_views(run, recipe, package)
     replay = Replay(TeacherRows(package), package.cache.seed)
-    return Lineage(start, TeacherSource(widths, scales), replay)
+    return Lineage(start, source, replay)
 
 
 def check_new_captions(run: RunConfig, lineage: Lineage, plan: ReductionPlan | None) -> None:
@@ -119,21 +118,24 @@ def check_new_captions(run: RunConfig, lineage: Lineage, plan: ReductionPlan | N
     raise ConfigError(message(what, fix=fix))
 
 
-def online_teacher(package: TeacherPackage) -> OnlineTeacher:
-    """Load the models of a teacher, to be run on every batch.
+def teacher_source(package: TeacherPackage, online: bool) -> TeacherSource:
+    """Tell a method of a teacher.
 
     Args:
         package: The teacher; its rows are left alone.
+        online: Whether its models are loaded, to be run on every batch.
 
     Raises:
         DataError: A model does not load, or has no text tower.
     """
     models: list[OnlineModel] = []
-    for model in package.models:
+    for model in package.models if online else ():
         export = load_dense(model.folder)
         mean, std = tuple(export.preprocess["mean"]), tuple(export.preprocess["std"])
         models.append(OnlineModel(export.model, model.image_size, mean, std, text_side(export.config)))
-    return OnlineTeacher(models)
+    widths = tuple(model.embed_dim for model in package.models)
+    scales = tuple(model.logit_scale for model in package.models)
+    return TeacherSource(widths, scales, OnlineTeacher(models) if online else None)
 
 
 def _check_views(run: RunConfig, recipe: RecipeConfig, package: TeacherPackage) -> None:

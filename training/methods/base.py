@@ -129,12 +129,17 @@ class Method(nn.Module):
 
     def _pixels(self, batch: Batch, name: str, number: int) -> Tensor:
         """Return a view as the tower expects it, in training with its colours changed."""
-        colour = self.views()[name].colour
-        if colour is None or not self.training:
+        view = self.views()[name]
+        if view.colour is None or not self.training:
             return self.normalize(batch[name])
-        seed = batch.get("view_seed", batch["seed"])
-        changed = change_colours(batch[name].float() / 255, seed, number, colour)
-        return (changed - self.image_mean) / self.image_std
+        return (self._colours(batch, name, view, number) - self.image_mean) / self.image_std
+
+    def _colours(self, batch: Batch, name: str, view: ViewsConfig, number: int) -> Tensor:
+        """Return pixels of the batch in [0, 1], in training with the changes of colour of a view."""
+        pixels = batch[name].float() / 255
+        if view.colour is None or not self.training:
+            return pixels
+        return change_colours(pixels, batch.get("view_seed", batch["seed"]), number, view.colour)
 
     def encode_images(self, batch: Batch, names: tuple[str, ...] = ("image",), ema: EmaPass | None = None) -> ImagePass:
         """Run the image tower on some views together; in training, on the tokens that the recipe's masking leaves.

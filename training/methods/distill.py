@@ -19,9 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.data.colour import change_colours
 from training.data.loader import Batch
-from training.data.views import ResizedView, ViewsConfig
+from training.data.views import ResizedView
 from training.engine.gather import GatheredFeatures
 from training.losses.affinity import affinity_loss
 from training.losses.info_nce import ALL_ROWS, info_nce_loss
@@ -88,27 +87,23 @@ class Distill(Method):
         online = self.teacher.online
         if online is None:
             return batch
-        pixels = {side: self._colours(batch, f"{_RESIZED}{side}") for side in self._other_sides()}
-        for side in online.image_sizes:
-            if side not in pixels:
-                pixels[side] = self._colours(batch, "image")
+        resized = self._other_sides()
+        names = {side: f"{_RESIZED}{side}" if side in resized else "image" for side in online.image_sizes}
+        pixels = {side: self._colours(batch, name, self.images.views, 0) for side, name in names.items()}
         return {**batch, **online.features(pixels, batch["text"])}
-
-    def _colours(self, batch: Batch, name: str) -> Tensor:
-        """Return a view in [0, 1], with the changes of colour that the student sees."""
-        pixels = batch[name].float() / 255
-        views: ViewsConfig = self.images.views
-        if views.colour is None or not self.training:
-            return pixels
-        return change_colours(pixels, batch["seed"], 0, views.colour)
 
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features`` and ``text_features``, [B, D], and the teacher's, [B, sum D]."""
+        image_features, text_features = self._both_sides(batch)
         return {
-            "image_features": functional.normalize(self.encode_images(batch).image_features, dim=-1),
-            "text_features": functional.normalize(self.encode_captions(batch), dim=-1),
+            "image_features": functional.normalize(image_features, dim=-1),
+            "text_features": functional.normalize(text_features, dim=-1),
             **{name: batch[name] for name in TEACHER_FEATURES},
         }
+
+    def _both_sides(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run both towers; features before normalisation, [B, D]."""
+        return self.encode_images(batch).image_features, self.encode_captions(batch)
 
     def losses(self, features: GatheredFeatures, step: int) -> StepOutput:
         """Affinity and, where it has a share, InfoNCE; logs the divergence from the teacher and how good that is."""

@@ -13,13 +13,12 @@ the end of a warm-up of 3,000 and more. Adam moves a gate by its rate per step a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from assets.errors import ConfigError, message
 from training.config import BudgetConfig
@@ -33,13 +32,14 @@ from training.losses.sparsity import (
     target_at,
 )
 from training.methods.distill import Distill, DistillConfig
-from training.methods.exchange import Features, ImageInput, ParamGroup, StepOutput
+from training.methods.exchange import ImageInput, ParamGroup, StepOutput
 from training.models.compact import build_compact, compact_model
 from training.models.export_files import COMPACT
 from training.models.gated_tower import gated_image_features, gated_text_features, tower_counts
 from training.models.gates import (
     GateNoise,
     GateValues,
+    KeptCounts,
     SparsityMultipliers,
     TowerGates,
     TowerSizes,
@@ -47,7 +47,6 @@ from training.models.gates import (
     count_kept,
 )
 from training.models.masking_config import NoMasking
-from training.teachers.source import TEACHER_FEATURES
 
 _GATES, _MULTIPLIERS = "gates", "multipliers"
 _ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
@@ -119,8 +118,7 @@ class DistillAuto(Distill):
             raise ConfigError(message("distill_auto runs its image tower under gates, which see whole images", fix=fix))
         kept = tower_counts(self.model.visual), tower_counts(self.model)
         sizes = whole_sizes(self.model_config)
-        left = sum(kept_parameters(*tower) for tower in zip(sizes, kept, strict=True))
-        self.first_target = 1 - left / sum(map(prunable_parameters, sizes))
+        self.first_target = _share_gone(sizes, kept)
         if self.config.sparsity <= self.first_target:
             what = "recipe.method.sparsity: the model that it starts as has lost as much already"
             raise ConfigError(message(what, self.config.sparsity, f"above {self.first_target:.3f}"))
@@ -148,26 +146,17 @@ class DistillAuto(Distill):
         image, text = self._noise
         return self.image_gates.sample(image), self.text_gates.sample(text)
 
-    def encode(self, batch: Batch) -> Features:
-        """As :meth:`Distill.encode`, under gates until the towers are cut."""
+    def _both_sides(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run both towers, under gates until they are cut."""
         if self.image_gates is None:
-            return super().encode(batch)
+            return super()._both_sides(batch)
         image_gates, text_gates = self._gates()
         image_features = gated_image_features(self.model.visual, self._pixels(batch, "image", 0), image_gates)
-        text_features = gated_text_features(self.model, batch["text"], text_gates)
-        return {
-            "image_features": functional.normalize(image_features, dim=-1),
-            "text_features": functional.normalize(text_features, dim=-1),
-            **{name: batch[name] for name in TEACHER_FEATURES},
-        }
+        return image_features, gated_text_features(self.model, batch["text"], text_gates)
 
     def held_out_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed with the model that would come of cutting the towers now."""
-        if self.image_gates is None:
-            return super().held_out_features(batch)
-        image_gates, text_gates = self._gates()
-        image_features = gated_image_features(self.model.visual, self.normalize(batch["image"]), image_gates)
-        return image_features, gated_text_features(self.model, batch["text"], text_gates)
+        return super().held_out_features(batch) if self.image_gates is None else self._both_sides(batch)
 
     def losses(self, features: GatheredFeatures, step: int) -> StepOutput:
         """As :meth:`Distill.losses`, with the constraint until the towers are cut."""
@@ -227,16 +216,14 @@ class DistillAuto(Distill):
         gates = self.image_gates.settled(), self.text_gates.settled()
         sizes = self.image_gates.sizes, self.text_gates.sizes
         kept = [count_kept(values) for values in gates]
-        left = sum(kept_parameters(*tower) for tower in zip(sizes, kept, strict=True))
         self.model, self.model_config = compact_model(self.model, self.model_config, *gates)
         self._drop_gates()
-        sparsity = 1 - left / sum(map(prunable_parameters, sizes))
         towers = "; ".join(
             f"{name} width {count.hidden}, heads {'+'.join(map(str, count.heads))}, "
             f"units {'+'.join(map(str, count.units))}"
             for name, count in zip(("image", "text"), kept, strict=True)
         )
-        return f"cut to {1 - sparsity:.1%} of the attention and MLP parameters ({towers})"
+        return f"cut to {1 - _share_gone(sizes, kept):.1%} of the attention and MLP parameters ({towers})"
 
     def _drop_gates(self) -> None:
         self.image_gates = self.text_gates = self.multipliers = None
@@ -254,6 +241,12 @@ class DistillAuto(Distill):
             weight.requires_grad_(name not in frozen)
         self.model = model
         self._drop_gates()
+
+
+def _share_gone(sizes: Sequence[TowerSizes], kept: Sequence[KeptCounts]) -> float:
+    """Return the share of the whole towers' attention and MLP parameters that was cut."""
+    left = sum(kept_parameters(*tower) for tower in zip(sizes, kept, strict=True))
+    return 1 - left / sum(map(prunable_parameters, sizes))
 
 
 def whole_sizes(config: Mapping[str, Any]) -> tuple[TowerSizes, TowerSizes]:
