@@ -203,6 +203,7 @@ def _ignore_signals(_worker: int) -> None:
 @atexit.register
 def _end_workers() -> None:
     """Kill loader processes that an error has left: Python would ask them to end by a signal they ignore, and wait."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would print an error for each of them
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

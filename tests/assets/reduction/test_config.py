@@ -69,8 +69,10 @@ profile: toy
 machine: {{}}
 store: {{}}
 features: {{}}
+teachers: {{}}
 recipes: {{}}
 runs: {{}}
+exports: {{}}
 evaluation: {{}}
 report: {{}}
 datasets: {{emoji: {{}}, other: {{}}}}
