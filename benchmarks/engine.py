@@ -34,14 +34,7 @@ from assets.manifest import write_manifest
 from assets.shards import ShardWriter
 from assets.sources.base import open_source
 from assets.sources.emoji_scenes.config import EmojiScenesConfig, SplitSizes
-from training.config import (
-    BudgetConfig,
-    CustomTowers,
-    OptimConfig,
-    RecipeConfig,
-    TextTransformer,
-    VisionTransformer,
-)
+from training.config import BudgetConfig, OptimConfig, RecipeConfig
 from training.data.loader import StepDataset, ViewPlan, batches
 from training.data.order import SampleOrder
 from training.data.pairs import load_pairs
@@ -50,6 +43,7 @@ from training.engine.clock import TrainClock
 from training.engine.distributed import World
 from training.engine.step import Stepper
 from training.models.build import build_method, build_tokenizer
+from training.models.towers_config import CustomTowers, TextTransformer, VisionTransformer
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

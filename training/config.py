@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from assets.config import entry, read_sections
 from assets.errors import ConfigError, message
@@ -14,134 +14,8 @@ from assets.section import Section, parse, unknown
 from training.data.views import ViewsConfig
 from training.methods import METHODS
 from training.models.masking_config import EmaTowerConfig, Masking, NoMasking
+from training.models.towers_config import CustomTowers, FrozenText, StartTowers, Towers
 from training.teachers.config import NO_TEACHER, load_teacher
-
-
-class VisionTransformer(Section):
-    """A plain ViT of open_clip."""
-
-    kind: Literal["vit"]
-    layers: int = Field(ge=1)
-    width: int = Field(ge=8)
-    patch_size: int = Field(ge=1)
-    head_width: int = Field(default=64, ge=8)
-    """Channels per attention head; width must be a multiple."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    pool_type: Literal["tok", "avg"] = "tok"
-    """What represents the image: the class token or the mean of the patch tokens."""
-
-
-class VisionResNet(Section):
-    """CLIP's ResNet with attention pooling: learns fastest per CPU minute on small pictures, but has batch norm."""
-
-    kind: Literal["resnet"]
-    layers: tuple[int, int, int, int]
-    """Bottleneck blocks per stage."""
-    width: int = Field(ge=2, multiple_of=2)
-    """Channels of the stem; the attention pool works on 32 times as many."""
-
-
-class TextTransformer(Section):
-    """The causal text transformer of CLIP with its byte-pair tokenizer of 49,408 entries."""
-
-    kind: Literal["transformer"] = "transformer"
-    context_length: int = Field(ge=8, le=4096)
-    width: int = Field(ge=8)
-    heads: int = Field(ge=1)
-    layers: int = Field(ge=1)
-
-
-class FrozenText(Section):
-    """No text tower: rows that a frozen language model has made of each pair's texts, from the run's ``features``."""
-
-    kind: Literal["frozen"]
-    center: bool
-    """Take the mean of each slot off its rows; for language models below about a billion parameters."""
-    slots: Literal["all"] | tuple[str, ...] = "all"
-    """The slots that training sees, named CAPTION/FACET; ``*`` stands for anything."""
-
-    @model_validator(mode="after")
-    def _some(self) -> "FrozenText":
-        if not self.slots:
-            raise ValueError("slots is empty: name one, or take all")
-        return self
-
-
-class HeadConfig(Section):
-    """What takes the patch tokens of a ViT into the space of frozen text: Linear, GELU, Linear, LayerNorm."""
-
-    kind: Literal["tokens", "pooled"] = "tokens"
-    """Each token and then their mean, as published; or their mean alone, which costs next to nothing."""
-    width: int | None = Field(default=None, ge=1)
-    """Of the hidden layer; null for that of the text rows, as published."""
-
-
-def _text_kind(value: Any) -> str:
-    """Tell a text side's kind; one without is a transformer."""
-    return str(value.get("kind", "transformer")) if isinstance(value, dict) else getattr(value, "kind", "")
-
-
-TextSide = Annotated[
-    Annotated[TextTransformer, Tag("transformer")] | Annotated[FrozenText, Tag("frozen")],
-    Discriminator(
-        _text_kind,
-        custom_error_type="text_kind",
-        custom_error_message="a text side is a mapping whose kind is transformer or frozen",
-    ),
-]
-
-
-class CustomTowers(Section):
-    """Both towers spelt out."""
-
-    kind: Literal["custom"]
-    embed_dim: int | None = Field(default=None, ge=2)
-    """Of the features, D; that of the text rows where text is frozen, and may then be left out."""
-    image_size: int = Field(ge=8, le=4096)
-    vision: Annotated[VisionTransformer | VisionResNet, Field(discriminator="kind")]
-    text: TextSide
-    head: HeadConfig | None = None
-    """Of the image tower, where text is frozen; null for the published one."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> "CustomTowers":
-        vision = self.vision
-        patch = vision.patch_size if isinstance(vision, VisionTransformer) else 32  # a ResNet halves five times
-        if self.image_size % patch:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {patch}, the patch or total stride")
-        if isinstance(vision, VisionTransformer) and vision.width % vision.head_width:
-            raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
-        if isinstance(self.text, TextTransformer):
-            self._check_transformer(self.text)
-        elif not isinstance(vision, VisionTransformer):
-            raise ValueError("text of kind frozen needs vision of kind vit: the head works on patch tokens")
-        elif vision.pool_type != "tok":
-            raise ValueError("vision.pool_type has no meaning with text of kind frozen, whose head pools; leave it out")
-        return self
-
-    def _check_transformer(self, text: TextTransformer) -> None:
-        if text.width % text.heads:
-            raise ValueError(f"text width {text.width} is not a multiple of heads {text.heads}")
-        if self.embed_dim is None:
-            raise ValueError("embed_dim is missing; only with text of kind frozen it follows from the features")
-        if self.head is not None:
-            raise ValueError("head belongs to text of kind frozen; leave it out")
-
-
-class NamedTowers(Section):
-    """Towers by the name of an open_clip architecture, e.g. ``ViT-B-16``; always freshly initialised."""
-
-    kind: Literal["open_clip"]
-    name: str
-
-
-class StartTowers(Section):
-    """The towers of the model that the run begins as, with all of its weights; the only way to go on from a cut one."""
-
-    kind: Literal["start"]
-
-
-Towers = Annotated[CustomTowers | NamedTowers | StartTowers, Field(discriminator="kind")]
 
 
 class StartConfig(Section):

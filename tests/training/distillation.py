@@ -10,9 +10,9 @@ from assets.config import SECTIONS
 from assets.manifest import write_manifest
 from evaluation import teach as stage
 from tests.training.conftest import PARAMS
-from training.config import CustomTowers
 from training.models.build import build_model, export_model, model_config
 from training.models.dense_export import DenseExport, load_dense
+from training.models.towers_config import CustomTowers
 from training.teachers.config import TeacherConfig
 from training.teachers.source import OnlineModel, OnlineTeacher, TeacherSource, text_side
 

@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 
 from assets.config import entry, read_sections
 from assets.section import Section, parse
-from training.config import BudgetConfig, OptimConfig, TextTransformer, VisionTransformer
+from training.config import BudgetConfig, OptimConfig
 from training.data.views import ViewsConfig
+from training.models.towers_config import TextTransformer, VisionTransformer
 
 NO_RUN = "none"
 """What a captioner names whose image tower starts at random."""

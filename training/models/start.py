@@ -10,10 +10,11 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from assets.errors import ConfigError, message
-from training.config import StartConfig, StartTowers, Towers
+from training.config import StartConfig
 from training.models.dense_export import DenseExport
 from training.models.export_files import COMPACT, FROZEN_TEXT
 from training.models.inheritance import Inherited, Tower, image_tower, inherit_tower, text_tower
+from training.models.towers_config import StartTowers, Towers
 
 
 class Began(NamedTuple):
