@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assets.errors import ConfigError, DataError, message
+from assets.language.lexicon import Lexicon, has_lexicon, read_lexicon
 from assets.manifest import read_manifest
 from assets.section import unknown
 from assets.sidecar import KIND, Sidecar
@@ -48,6 +49,7 @@ class TextFacts:
         center: Whether rows are read centred.
         slot_means: Mean of each slot, chosen or not, float32 [R, D]; None where the folder has none.
         features: The config of the stage that made the rows: the encoder, for whoever embeds further texts.
+        lexicon: The words that rows are read over; None where they are of no lexical encoder.
     """
 
     slots: tuple[tuple[str, str], ...]
@@ -56,6 +58,7 @@ class TextFacts:
     center: bool = False
     slot_means: NDArray[np.float32] | None = None
     features: Mapping[str, Any] | None = None
+    lexicon: Lexicon | None = None
 
     @property
     def names(self) -> list[str]:
@@ -141,7 +144,8 @@ class TextRows:
 
         Raises:
             ConfigError: No such slot, or rows are read or stored centred and a slot has the same row for all pairs.
-            DataError: The folder is missing, unfinished, of another kind, or lacks the means where they are needed.
+            DataError: The folder is missing, unfinished, of another kind, or lacks the means where they are needed;
+                its vocabulary is damaged.
         """
         if not folder.is_dir():
             raise DataError(message(f"there are no features in {folder}", fix=_MAKE))
@@ -160,7 +164,8 @@ class TextRows:
             raise DataError(message(f"{folder} has rows of integers that are not centred", fix=_MAKE))
         means = self._read_means((len(named), shape[-1]), needed=center or self._centred)
         chosen = choose_slots(named, slots, folder)
-        self.facts = TextFacts(named, chosen, shape[-1], center, means, stage)
+        lexicon = read_lexicon(folder) if has_lexicon(folder) else None
+        self.facts = TextFacts(named, chosen, shape[-1], center, means, stage, lexicon)
         self._means = None if means is None else means[list(chosen)]
         if center or self._centred:
             self._refuse_constant_slots()

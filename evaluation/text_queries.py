@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from assets.atomic import atomic_file
 from assets.code_stamp import code_digest
 from assets.errors import ConfigError, DataError, message
-from assets.features.config import FacetFeatures, FeaturesConfig, parse_features
+from assets.features.config import FeaturesConfig, SentenceFeatures, parse_features
 from assets.features.encoders import RowEncoder, TextGroup, groups_of, make_encoder
 from assets.language.model_files import fast_dtype
 from assets.manifest import value_digest
@@ -113,7 +113,7 @@ class TextQueries:
 
     def _facts(self) -> dict[str, Any]:
         """Say what rows depend on, beside the texts and the question put to them."""
-        compute = self.config.compute if isinstance(self.config, FacetFeatures) else "float32"
+        compute = "float32" if isinstance(self.config, SentenceFeatures) else self.config.compute
         device = self._computing.device
         return {
             "encoder": _fixed(self._expected),

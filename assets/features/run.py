@@ -5,9 +5,11 @@ run goes on with the chunks that are not there yet, and several processes (torch
 shard are gathered from the chunks. What a cache depends on, the model's weights included, names its work folder.
 """
 
+import math
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,9 @@ from assets.device import pick_device
 from assets.errors import DataError, message
 from assets.features.captions import ShardCaptions, read_captions
 from assets.features.config import FeaturesConfig
-from assets.features.encoders import RowEncoder, TextGroup, facts_before_loading, groups_of, make_encoder
+from assets.features.encoders import RowEncoder, TextGroup, Words, facts_before_loading, groups_of, make_encoder
 from assets.index import content_hash
+from assets.language.lexicon import write_lexicon
 from assets.manifest import MANIFEST, read_manifest, value_digest, verify_manifest, version_of
 from assets.progress import Stage
 from assets.row_files import RowFiles, data_offset, write_array
@@ -83,6 +86,10 @@ class _Job:
     def path(self, number: int) -> Path:
         """Return the file of a chunk."""
         return self.folder / f"{number:06d}.npy"
+
+    def norms_path(self, number: int) -> Path:
+        """Return the file with the norms of a chunk's states, float32 [n], of a lexical encoder."""
+        return self.folder / f"{number:06d}.norms.npy"
 
     def has(self, number: int, width: int) -> bool:
         """Say whether a chunk is on disk and whole."""
@@ -145,11 +152,14 @@ def make_features(
             jobs = [_job(group, shards, work / f"chunks-{number}") for number, group in enumerate(groups)]
             _refuse_equal_captions(jobs, name)
             encoder = make_encoder(config, device)
+            vocabulary = encoder.vocabulary(_occurrences(shards)) if isinstance(encoder, Words) else None
             if not (work / "rows" / MANIFEST).exists():
                 _embed(jobs, encoder, (rank, world_size), stage, sum(len(shard.keys) for shard in shards))
             if rank:
                 return
             _wait(jobs, encoder.width, stage)
+            if isinstance(encoder, Words) and vocabulary and not (work / "rows" / MANIFEST).exists():
+                write_lexicon(work / "rows", encoder.lexicon(vocabulary, _mean_norm(jobs)))
             rows = _put_together(name, made_of, jobs, shards, encoder, work / "rows", stage)
             publish_folder(rows, folders.out)
             counts = read_manifest(folders.out, KIND)["counts"]
@@ -183,6 +193,11 @@ def _job(group: TextGroup, shards: Sequence[ShardCaptions], folder: Path) -> _Jo
     return _Job(group, sorted(distinct, key=lambda caption: (content_hash(caption.encode()), caption)), folder)
 
 
+def _occurrences(shards: Sequence[ShardCaptions]) -> Counter[str]:
+    """Count how often each caption stands in the data set, under any name."""
+    return Counter(caption for shard in shards for captions in shard.captions.values() for caption in captions)
+
+
 def _refuse_equal_captions(jobs: Sequence[_Job], name: str) -> None:
     """Refuse slots of one caption before any work: nothing can be learnt from them."""
     for job in jobs:
@@ -210,11 +225,21 @@ def _embed(jobs: Sequence[_Job], encoder: RowEncoder, share: tuple[int, int], st
     with stage.progress("embed", total, "caption", before) as progress:
         for job, number in left:
             captions = job.chunk(number)
-            rows = encoder.encode(captions, job.group).astype(np.float16)
+            rows = _rows_of(encoder, job, number).astype(np.float16)
             write_array(job.path(number), rows)
             progress.advance(len(captions), caption=job.group.caption)
     if num_cut := encoder.cut() - cut_in_trial:
         stage.log.warning("%s: %d captions were longer than the limit and have been cut", stage.name, num_cut)
+
+
+def _rows_of(encoder: RowEncoder, job: _Job, number: int) -> NDArray[np.float32]:
+    """Return the unit rows of a chunk, [n, F, D]; norms that a lexicon needs go to disk before them."""
+    captions = job.chunk(number)
+    if not isinstance(encoder, Words):
+        return encoder.encode(captions, job.group)
+    states = encoder.states(captions)
+    write_array(job.norms_path(number), np.linalg.norm(states, axis=1))
+    return unit(states)[:, None]
 
 
 def _tell_cost(
@@ -266,6 +291,16 @@ class _Gatherer:
         """Return the rows of a shard, [n, F, D]."""
         places = np.array([self._place[caption] for caption in shard.captions[self._caption]], dtype=np.int32)
         return self._files.gather(places // CHUNK, places % CHUNK)
+
+
+def _mean_norm(jobs: Sequence[_Job]) -> float:
+    """Return the mean norm of the states of the distinct captions, whichever process made them."""
+    norms: dict[str, float] = {}
+    for job in jobs:
+        for number in range(job.num_chunks):
+            for caption, norm in zip(job.chunk(number), np.load(job.norms_path(number)).tolist(), strict=True):
+                norms.setdefault(caption, norm)
+    return math.fsum(norms.values()) / len(norms)
 
 
 def _put_together(
