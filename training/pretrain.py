@@ -185,7 +185,7 @@ def _train_and_publish(
             world=here,
         )
         began = None if method.began is None else method.began.facts
-        version = publish_model(finished, tensors, method.model_config, paths.out, began)
+        version = publish_model(finished, tensors, (method.model_config, method.lexicon), paths.out, began)
         publish_log(finished, version, stage.seconds - fitted.attempt_seconds, plan.work / "curves", paths.log)
         shutil.rmtree(plan.work)
 

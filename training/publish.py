@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from assets.atomic import atomic_folder, write_json, write_text
+from assets.language.lexicon import Lexicon
 from assets.manifest import version_of, write_manifest
 from training.config import BudgetConfig
 from training.engine.distributed import World
@@ -50,7 +51,7 @@ class FinishedRun:
 def publish_model(
     run: FinishedRun,
     tensors: dict[str, Tensor],
-    model_config: dict[str, Any],
+    model: tuple[dict[str, Any], Lexicon | None],
     out: Path,
     began: dict[str, Any] | None = None,
 ) -> str:
@@ -59,7 +60,7 @@ def publish_model(
     Args:
         run: What was trained.
         tensors: The model's weights.
-        model_config: Its open_clip config.
+        model: Its config, and the words of a lexical one.
         out: The folder to publish.
         began: Per tower, what was taken of another model; None for random weights.
 
@@ -67,7 +68,8 @@ def publish_model(
         The export's version.
     """
     with atomic_folder(out) as folder:
-        export_model(tensors, model_config, folder)
+        model_config, lexicon = model
+        export_model(tensors, model_config, folder, lexicon)
         write_json(folder / "config.json", run.plan.config)
         if began is not None:
             write_json(folder / "began.json", began)

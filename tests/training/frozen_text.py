@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from assets.language.lexicon import write_lexicon
 from assets.manifest import version_of
 from assets.sidecar import SidecarWriter
 from assets.text_rows import SLOT_MEANS
-from tests.training.engine.rank_cases import SLOTS, WIDTH, text_facts
+from tests.training.engine.rank_cases import SLOTS, WIDTH, lexicon, text_facts
 from tests.training.view_batches import ATTENTIVE, HEADS, OPTIM, TOWERS
 from training.data.pairs import load_pairs
 
-__all__ = ["RECIPES", "SLOTS", "WIDTH", "text_facts"]
+__all__ = ["RECIPES", "SLOTS", "WIDTH", "lexicon", "text_facts"]
 
 # an entry of params.yaml; what the folder holds is another matter
 ENTRY = {"kind": "sentences", "dataset": "toy", "encoder": "minilm"}
@@ -30,11 +31,25 @@ def flame(loss: str = "softmax", count: int = 2, **changes) -> dict:
     return {"method": {"kind": "flame", "loss": loss, "rows_per_image": count}, "towers": towers(), **changes}
 
 
+def lexvla(head: dict | None = None, **changes) -> dict:
+    method = {"kind": "lexvla", "overuse_image": 0.1, "overuse_text": 0.2, "flops_image": 0.3, "warmup_steps": 4}
+    return {"method": method, "towers": lexical_towers(**(head or {})), **changes}
+
+
+def lexical_towers(**head) -> dict:
+    return towers(head={"kind": "lexical", "width": 12, "text_rank": 3, **head})
+
+
 RECIPES = {
     "flame": flame(),
     "flame_sigmoid": flame("sigmoid", masking={"kind": "random", "block": 2}),
     "frozen_clip": {"method": {"kind": "clip"}, "towers": towers(head={"kind": "pooled", "width": 20})},
     "frozen_siglip": {"method": {"kind": "siglip"}, "towers": towers()},
+    "lexvla": lexvla(),
+    "lexvla_masked": lexvla({"blocks": 0, "pool_cls": False}, masking={"kind": "random", "block": 2}),
+    "lexical_clip": {"method": {"kind": "clip"}, "towers": lexical_towers(codebook="random")},
+    "lexical_flame": flame(towers=lexical_towers()),
+    "lexical_aclip": {"method": {"kind": "aclip", **HEADS}, "towers": lexical_towers(), **ATTENTIVE, **OPTIM},
     "frozen_aclip": {"method": {"kind": "aclip", **HEADS}, "towers": towers(), **ATTENTIVE, **OPTIM},
 }
 
@@ -69,6 +84,7 @@ def write_features(toy_data: tuple[Path, Path], folder: Path, dtype: str = "floa
     stage = {**CONFIG, "centred": dtype == "int8", **config}
     writer.finish(["train/00000", "train/00001"], "toy", stage, versions, "test")
     np.save(folder / SLOT_MEANS, means.astype(np.float32))
+    write_lexicon(folder, lexicon())
     return rows
 
 

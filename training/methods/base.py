@@ -7,6 +7,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
+from assets.language.lexicon import Lexicon
 from assets.section import Section
 from training.config import BudgetConfig
 from training.data.colour import change_colours
@@ -17,6 +18,7 @@ from training.methods.exchange import EmbedFn, Features, ImageInput, Needs, Para
 from training.models.ema_tower import EmaPass, EmaTower
 from training.models.frozen_text import FrozenTextModel, model_features
 from training.models.image_pass import ImagePass
+from training.models.lexical import LexicalModel
 from training.models.masking import choose_patches, watch_masks
 from training.models.masking_config import AttentiveMasking, Masking, NoMasking, OracleMasking
 from training.models.start import Began
@@ -209,7 +211,12 @@ class Method(nn.Module):
         if not isinstance(self.model, FrozenTextModel):
             return encode_text(self.model, batch["text"])
         rows = batch["text_rows"]
-        return draw_rows(rows, batch["seed"], 1)[:, 0] if self.training else rows[:, 0]
+        return self.model.encode_rows(draw_rows(rows, batch["seed"], 1)[:, 0] if self.training else rows[:, 0])
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """The words of a lexical model, which are exported with it; None for others."""
+        return self.model.lexicon if isinstance(self.model, LexicalModel) else None
 
     def compile_towers(self) -> None:
         """Compile ``encode``, where nearly all the work is; gathering and losses stay as they are."""

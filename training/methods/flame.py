@@ -75,9 +75,10 @@ class Flame(Method):
 
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features``, [B, D], and the drawn ``text_rows``, [B, K, D]."""
+        rows = draw_rows(batch["text_rows"], batch["seed"], self.config.rows_per_image)
         return {
             "image_features": functional.normalize(self.encode_images(batch).image_features, dim=-1),
-            "text_rows": draw_rows(batch["text_rows"], batch["seed"], self.config.rows_per_image),
+            "text_rows": self.model.encode_rows(rows),
         }
 
     def losses(self, features: GatheredFeatures, step: int) -> StepOutput:

@@ -17,18 +17,10 @@ from torch import Tensor, nn
 
 from assets.atomic import write_json
 from assets.errors import ConfigError, message
+from assets.language.lexicon import Lexicon, write_lexicon
 from assets.section import parse, unknown
 from assets.text_rows import TextFacts
-from training.config import (
-    CustomTowers,
-    HeadConfig,
-    NamedTowers,
-    RecipeConfig,
-    StartTowers,
-    TextTransformer,
-    Towers,
-    VisionTransformer,
-)
+from training.config import RecipeConfig
 from training.data.loader import Tokenize
 from training.data.tokens import CaptionTokenizer, OpenClipTokenizer
 from training.methods import METHODS
@@ -37,11 +29,18 @@ from training.methods.exchange import ImageInput
 from training.models.compact import build_compact
 from training.models.dense_export import DenseExport
 from training.models.export_files import COMPACT, CONFIG_FILE, FROZEN_TEXT, OWN_CONFIG_FILE, WEIGHTS_FILE
-from training.models.frozen_text import FrozenTextModel
+from training.models.frozen_build import begin_lexicon, build_frozen_text, frozen_text_config
 from training.models.image_pass import num_patches
 from training.models.masking import check_masking
 from training.models.masking_config import AttentiveMasking, NoMasking
 from training.models.start import begin_as
+from training.models.towers_config import (
+    NamedTowers,
+    StartTowers,
+    TextTransformer,
+    Towers,
+    VisionTransformer,
+)
 from training.teachers.source import TeacherSource, text_side
 
 
@@ -57,7 +56,7 @@ def model_config(
 
     Returns:
         ``{"embed_dim", "vision_cfg", "text_cfg", ...}`` as open_clip's JSON files hold it; for frozen text
-        ``{"embed_dim", "vision_cfg", "head_cfg", "frozen_text_cfg"}``.
+        ``{"embed_dim", "vision_cfg", "head_cfg" or "lexical_cfg", "frozen_text_cfg"}``.
 
     Raises:
         ConfigError: open_clip has no architecture of that name; the rows are of another width than ``embed_dim``.
@@ -77,42 +76,25 @@ def model_config(
             "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump(exclude={"kind"})},
         }
     assert isinstance(towers.vision, VisionTransformer) and text is not None
-    return _frozen_text_config(towers, towers.vision, text)
+    return frozen_text_config(towers, towers.vision, text)
 
 
-def _frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: TextFacts) -> dict[str, Any]:
-    if towers.embed_dim not in (None, text.width):
-        fix = "leave towers.embed_dim out, or name other features"
-        raise ConfigError(
-            message("towers.embed_dim is not the width of the features", towers.embed_dim, text.width, fix)
-        )
-    head = towers.head or HeadConfig()
-    return {
-        "embed_dim": text.width,
-        "vision_cfg": {"image_size": towers.image_size, **vision.model_dump(exclude={"kind", "pool_type"})},
-        "head_cfg": {"kind": head.kind, "width": head.width or text.width},
-        FROZEN_TEXT: {
-            "slots": [list(slot) for slot in text.slots],
-            "trained_slots": [list(text.slots[place]) for place in text.chosen],
-            "center": text.center,
-            "features": dict(text.features or {}),
-        },
-    }
-
-
-def build_model(config: dict[str, Any], slot_means: NDArray[np.float32] | None = None) -> nn.Module:
+def build_model(
+    config: dict[str, Any], slot_means: NDArray[np.float32] | None = None, lexicon: Lexicon | None = None
+) -> nn.Module:
     """Build a freshly initialised model from its config; draws from torch's global generator.
 
     Args:
         config: See :func:`model_config`; or that of a model whose towers were cut, see
             :func:`training.models.compact.compact_model`.
         slot_means: Of frozen text that is centred, [R, D].
+        lexicon: The words of a lexical head.
 
     Raises:
         ConfigError: The config of a cut model is not one.
     """
     if FROZEN_TEXT in config:
-        return FrozenTextModel(config, slot_means)
+        return build_frozen_text(config, slot_means, lexicon)
     if COMPACT in config:
         return build_compact(config)
     options = dict(config)
@@ -195,7 +177,8 @@ def build_method(
     config = model_config(recipe.towers, text, None if start is None else start.config)
     config |= method_class.model_options(method_config)
     torch.manual_seed(seed)
-    model: Any = build_model(config, text.slot_means if text is not None and text.center else None)
+    means, lexicon = (None, None) if text is None else (text.slot_means if text.center else None, text.lexicon)
+    model: Any = build_model(config, means, begin_lexicon(config, lexicon))
     began = None
     if recipe.start is not None:
         assert start is not None
@@ -230,7 +213,9 @@ def _check_image_input(recipe: RecipeConfig, method_uses_ema: bool, visual: nn.M
         raise ConfigError(message("nothing in the recipe uses its ema_tower, which costs time", fix="remove it"))
 
 
-def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+def export_model(
+    tensors: dict[str, Tensor], config: dict[str, Any], folder: Path, lexicon: Lexicon | None = None
+) -> None:
     """Write a model so that open_clip loads it with ``"local-dir:FOLDER"``.
 
     With frozen text :func:`training.models.frozen_export.load_export` loads it, and with cut towers
@@ -240,7 +225,10 @@ def export_model(tensors: dict[str, Tensor], config: dict[str, Any], folder: Pat
         tensors: The model's state dict, whole and contiguous, in main memory.
         config: Its config.
         folder: An existing folder.
+        lexicon: The words of a lexical model.
     """
+    if lexicon is not None:
+        write_lexicon(folder, lexicon)
     save_file(tensors, folder / WEIGHTS_FILE)
     preprocess = {
         "mean": list(OPENAI_DATASET_MEAN),

@@ -12,6 +12,8 @@ OWN_CONFIG_FILE = "clipfoundry_config.json"
 """Stands in place of open_clip's where that could not build the model: no text tower, or towers that were cut."""
 FROZEN_TEXT = "frozen_text_cfg"
 """Key in the config of a model whose text is frozen."""
+LEXICAL = "lexical_cfg"
+"""Key in the config of a model with frozen text whose features are words; the words lie beside it."""
 COMPACT = "compact_cfg"
 """Key in the config of a model whose towers were cut; holds ``{"image": dims, "text": dims}``."""
 

@@ -12,15 +12,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from assets.errors import DataError, message
+from assets.language.lexicon import Lexicon, read_lexicon
 from assets.text_rows import TextFacts
 from training.models.export_files import (
     COMPACT,
     FROZEN_TEXT,
+    LEXICAL,
     OWN_CONFIG_FILE,
     WEIGHTS_FILE,
     own_config_has,
     read_export_config,
 )
+from training.models.frozen_build import build_frozen_text
 from training.models.frozen_text import FrozenTextModel
 
 _AGAIN = 'run "dvc repro pretrain"'
@@ -34,7 +37,8 @@ class FrozenTextExport:
         model: In evaluation mode; its scale and bias belong to the cosine.
         preprocess: Picture -> tensor [3, S, S], as open_clip's exports do it.
         text: Slots in the order of the cache, those that training saw, the means to take off (with ``center``), and
-            in ``features`` the config of the stage that made the rows, which names the language model.
+            in ``features`` the config of the stage that made the rows, which names the language model; in ``lexicon``
+            the words of a lexical model.
     """
 
     model: FrozenTextModel
@@ -75,13 +79,17 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
         means = tensors["slot_means"].numpy() if "slot_means" in tensors else None
-        model = FrozenTextModel(config["model_cfg"], means)
+        lexicon = read_lexicon(folder) if LEXICAL in config["model_cfg"] else None
+        model = build_frozen_text(config["model_cfg"], means, lexicon)
         model.load_state_dict(tensors)
-        facts = _text_facts(config["model_cfg"], means)
+        facts = _text_facts(config["model_cfg"], means, lexicon)
         shown = PreprocessCfg(size=config["model_cfg"]["vision_cfg"]["image_size"], **config["preprocess_cfg"])
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
         raise DataError(message(f"the export in {folder} does not load ({text})", fix=_AGAIN)) from error
+    if facts.lexicon is not None and facts.lexicon.version != config["model_cfg"][LEXICAL]["vocabulary"]:
+        what = f"the vocabulary in {folder} is not the one that its model was trained with"
+        raise DataError(message(what, facts.lexicon.version, config["model_cfg"][LEXICAL]["vocabulary"], _AGAIN))
     if facts.center and means is None:
         raise DataError(message(f"the export in {folder} centres its text, and lacks the means", fix=_AGAIN))
     model = model.to(device or torch.device("cpu")).eval()
@@ -89,8 +97,9 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
     return FrozenTextExport(model, preprocess, facts)
 
 
-def _text_facts(config: dict[str, Any], means: Any) -> TextFacts:
+def _text_facts(config: dict[str, Any], means: Any, lexicon: Lexicon | None) -> TextFacts:
     text = config[FROZEN_TEXT]
     slots = tuple((str(caption), str(facet)) for caption, facet in text["slots"])
     chosen = tuple(slots.index((str(caption), str(facet))) for caption, facet in text["trained_slots"])
-    return TextFacts(slots, chosen, config["embed_dim"], text["center"], means, text["features"])
+    width: int = config["embed_dim"] if lexicon is None else config[LEXICAL]["text_width"]
+    return TextFacts(slots, chosen, width, text["center"], means, text["features"], lexicon)

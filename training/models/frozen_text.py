@@ -25,15 +25,16 @@ _LOG_SCALE = float(np.log(1 / 0.07))
 class PatchTower(VisionTransformer):
     """A ViT of open_clip for heads on patch tokens; its own feature is their mean, [B, W]."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], class_token: bool = False) -> None:
         """Build with fresh weights.
 
         Args:
             options: ``image_size``, ``patch_size``, ``width``, ``layers``, ``head_width`` and ``mlp_ratio``.
+            class_token: The tower's own feature is its class token, not the mean of its patch tokens.
         """
         sizes = {name: options[name] for name in ("image_size", "patch_size", "width", "layers", "mlp_ratio")}
         heads = options["width"] // options["head_width"]
-        super().__init__(**sizes, heads=heads, output_dim=options["width"], pool_type="avg")
+        super().__init__(**sizes, heads=heads, output_dim=options["width"], pool_type="tok" if class_token else "avg")
         # both would be parameters that nothing uses, which several processes do not take
         self.ln_post = nn.Identity()
         self.proj = None
@@ -76,14 +77,17 @@ class FrozenTextModel(nn.Module):
             slot_means: [R, D], for text that is centred; None for text that is not.
         """
         super().__init__()
-        vision, head = config["vision_cfg"], config["head_cfg"]
-        self.visual = PatchTower(vision)
-        self.head = TokenHead(vision["width"], head["width"], config["embed_dim"], head["kind"])
+        self.visual, self.head = self._build(config)
         bias = config.get("init_logit_bias")
         self.logit_scale = nn.Parameter(torch.tensor(float(config.get("init_logit_scale", _LOG_SCALE))))
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         means = None if slot_means is None else torch.tensor(np.asarray(slot_means), dtype=torch.float32)
         self.register_buffer("slot_means", means)
+
+    def _build(self, config: Mapping[str, Any]) -> tuple[PatchTower, Any]:
+        """Return tower and head, whose ``width`` is D."""
+        vision, head = config["vision_cfg"], config["head_cfg"]
+        return PatchTower(vision), TokenHead(vision["width"], head["width"], config["embed_dim"], head["kind"])
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass."""
@@ -93,6 +97,21 @@ class FrozenTextModel(nn.Module):
         """Run tower and head, see :func:`training.models.image_pass.encode_image`."""
         encoded = encode_image(self.visual, image, keep)
         return encoded._replace(image_features=self.head(encoded.image_token_features))
+
+    def encode_patches(self, image: Tensor) -> Tensor:
+        """Take every patch token alone into the text's space.
+
+        Args:
+            image: Normalised pixels, [B, 3, S, S].
+
+        Returns:
+            Not normalised, [B, N, D].
+        """
+        return self.head.layers(encode_image(self.visual, image).image_token_features)
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """Return text rows as features, unit norm, [..., D]; here they are what they are."""
+        return rows
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Embed pictures as open_clip's models do.

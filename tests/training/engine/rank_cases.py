@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from assets.config import MachineConfig
+from assets.language.lexicon import Lexicon
 from assets.progress import Stage
 from assets.section import parse
 from assets.text_rows import TextFacts
@@ -33,13 +34,22 @@ BATCH = 16
 SOURCE = (90, 70)  # width and height of the pictures that the boxes are of
 SLOTS = (("raw", "overall"), ("long", "overall"), ("long", "object"))
 WIDTH = 24
+NUM_WORDS = 20
 TEACHER = TeacherSource(widths=(10,), logit_scales=(50.0,))
 
 
 def text_facts(center: bool = False) -> TextFacts:
     """Facts of the frozen text in the batches below."""
     means = np.random.default_rng(5).normal(0, 0.1, (len(SLOTS), WIDTH)).astype(np.float32) if center else None
-    return TextFacts(SLOTS, tuple(range(len(SLOTS))), WIDTH, center, means, {"kind": "facets"})
+    return TextFacts(SLOTS, tuple(range(len(SLOTS))), WIDTH, center, means, {"kind": "facets"}, lexicon())
+
+
+def lexicon() -> Lexicon:
+    """Words of the frozen text in the batches below."""
+    words = tuple(f"word{place}" for place in range(NUM_WORDS))
+    codebook = np.random.default_rng(6).normal(size=(NUM_WORDS, WIDTH)).astype(np.float32)
+    facts = {"model": "toy", "model_digest": "toy", "prompt": "toy"}
+    return Lexicon(words, tuple(range(NUM_WORDS)), codebook, 3.0, (1,) * NUM_WORDS, facts)
 
 
 def global_batch(step: int) -> dict[str, torch.Tensor]:
