@@ -20,7 +20,7 @@ from assets.progress import Stage
 from evaluation.dense_export import load_compact
 from evaluation.frozen_text_export import load_frozen_text
 from evaluation.open_clip_export import load_open_clip
-from evaluation.sides import ImageFeatures, ImageSide, TextSide, in_order
+from evaluation.sides import ImageFeatures, ImageSide, PatchFeatures, PatchSide, TextSide, in_order
 from evaluation.text_queries import Computing
 from training.models.dense_export import is_compact_export
 from training.models.frozen_export import is_frozen_text_export
@@ -54,6 +54,30 @@ class Encoder:
             The features of each batch in order.
         """
         return in_order(self._images.encode, batches, self._at_once)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches, or None where the image side cannot tell patches apart."""
+        return self._images.grid if isinstance(self._images, PatchSide) else None
+
+    def encode_patches(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[PatchFeatures]:
+        """Encode the patches of preprocessed pictures; only where there is a ``grid``.
+
+        Args:
+            batches: [B, 3, height, width] each, float32, and height and width of the pictures as stored, [B, 2].
+
+        Yields:
+            The features of each batch in order.
+        """
+        side = self._images
+        assert isinstance(side, PatchSide)
+
+        def encode(batch: tuple[torch.Tensor, torch.Tensor]) -> PatchFeatures:
+            images, sizes = batch
+            stored = [(int(height), int(width)) for height, width in sizes.tolist()]
+            return PatchFeatures(side.encode_patches(images), stored, (images.shape[-2], images.shape[-1]))
+
+        return in_order(encode, batches, self._at_once)
 
     def preprocess_array(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Preprocess one decoded picture.

@@ -49,7 +49,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage, params)
         results = {key: evaluator.run(features) for key, evaluator in evaluators.items()}
         for key, result in results.items():
-            if not result.metrics:
+            if not any(features.with_role(role) for role in evaluators[key].needs):
                 stage.log.warning("%s: %s has no split of role %s", raw, key, " or ".join(evaluators[key].needs))
             for note in result.notes:
                 stage.log.warning("%s: %s", key, note)

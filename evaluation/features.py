@@ -1,17 +1,17 @@
 """One pass over the evaluation data per model: every feature that any evaluator needs, extracted once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from assets.features.captions import read_further_captions
-from assets.progress import Stage
+from assets.progress import Progress, Stage
 from evaluation.encoder import Encoder
 from evaluation.samples import (
     ClassFacts,
@@ -21,10 +21,17 @@ from evaluation.samples import (
     read_dataset,
     split_pairs,
 )
-from evaluation.sides import TextSide, distinct
+from evaluation.sides import ImageFeatures, LexicalTextSide, PatchFeatures, TextSide, distinct
+from training.data.metadata import MetadataReader, metadata_places
 from training.data.pairs import PairReader, Pairs
 
+if TYPE_CHECKING:
+    from assets.language.lexicon import Lexicon
+
 Array = npt.NDArray[np.float32]
+_Item = TypeVar("_Item")
+# a patch vector of a lexical model is as long as its vocabulary
+_PATCHED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class SplitFeatures:
         pooled_features: Before the projection, not normalised, [n, W], or None when they were not asked for.
         further_captions: Name -> the caption of that name in each sample's KEY.json, [n], None for samples that lack
             it; empty when they were not asked for.
+        metadata: What each sample's KEY.json says, [n]; empty when it was not asked for.
+        patches: Reads patches of chosen samples, or None when they were not asked for, or the model has none.
     """
 
     split: str
@@ -57,6 +66,8 @@ class SplitFeatures:
     text_rows: npt.NDArray[np.int64] | None
     pooled_features: Array | None = None
     further_captions: Mapping[str, Sequence[str | None]] = field(default_factory=dict[str, Sequence[str | None]])
+    metadata: Sequence[Mapping[str, Any]] = ()
+    patches: "PatchReader | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,11 @@ class Features:
     text: TextSide
     languages: tuple[str, ...] = ()
 
+    @property
+    def lexicon(self) -> "Lexicon | None":
+        """The words that the dimensions of features stand for, or None where they stand for nothing."""
+        return self.text.lexicon if isinstance(self.text, LexicalTextSide) else None
+
     def with_role(self, role: str) -> list[SplitFeatures]:
         """Return the splits of one role, sorted by suite."""
         return sorted((split for split in self.splits if split.role == role), key=lambda split: split.suite)
@@ -92,9 +108,24 @@ class Images(Dataset[torch.Tensor]):
         return len(self._pairs)
 
     def __getitem__(self, position: int) -> torch.Tensor:
+        return self._preprocess(self.pixels(position))
+
+    def pixels(self, position: int) -> npt.NDArray[np.uint8]:
+        """Decode one picture, [height, width, 3]."""
         if self._reader is None:  # one per worker process
             self._reader = PairReader(self._pairs)
-        return self._preprocess(self._reader.image(position))
+        return self._reader.image(position)
+
+
+class _SizedImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The same, each with height and width of the picture as stored."""
+
+    def __init__(self, pairs: Pairs, preprocess: Callable[[npt.NDArray[np.uint8]], torch.Tensor]) -> None:
+        self._images, self._preprocess = Images(pairs, preprocess), preprocess
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = self._images.pixels(position)
+        return self._preprocess(pixels), torch.tensor(pixels.shape[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +140,45 @@ class Batches:
     size: int
     workers: int
 
-    def of(self, images: Dataset[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the pictures in order, [B, 3, height, width]; the last batch may be short."""
+    def of(self, images: Dataset[_Item]) -> Iterator[_Item]:
+        """Yield the pictures in order, [B, 3, height, width] if they come alone; the last batch may be short."""
         # never more workers than batches: each costs a fork
         workers = min(self.workers, -(-len(images) // self.size))  # pyright: ignore[reportArgumentType]
         loader: DataLoader[Any] = DataLoader(images, batch_size=self.size, num_workers=workers, drop_last=False)
         yield from loader
+
+
+class PatchReader:
+    """Encodes the patches of samples of one split when they are asked for; they are too many to keep.
+
+    Attributes:
+        grid: Rows and columns of patches.
+    """
+
+    def __init__(self, encoder: Encoder, pairs: Pairs, batches: Batches) -> None:
+        """Keep the parts; nothing is read yet.
+
+        Args:
+            encoder: A model with patches.
+            pairs: The samples of the split.
+            batches: How pictures are read; batches of patches are smaller.
+        """
+        assert encoder.grid is not None
+        self.grid = encoder.grid
+        self._encoder, self._pairs = encoder, pairs
+        self._batches = Batches(min(batches.size, _PATCHED_AT_ONCE), batches.workers)
+
+    def read(self, rows: Sequence[int]) -> Iterator[PatchFeatures]:
+        """Encode some samples.
+
+        Args:
+            rows: Their places in the split.
+
+        Yields:
+            Patches of a few samples at a time, in the order of ``rows``.
+        """
+        images = _SizedImages(self._pairs, self._encoder.preprocess_array)
+        yield from self._encoder.encode_patches(self._batches.of(Subset(images, rows)))
 
 
 def extract(
@@ -132,8 +196,8 @@ def extract(
         encoder: The model.
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
-        needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"`` and ``"further_captions"`` as wanted; images
-            always come.
+        needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"``, ``"further_captions"``, ``"metadata"`` and
+            ``"patches"`` as wanted; images always come.
         batches: How pictures are read.
         stage: For progress.
         params: The params.yaml, which names the store when shards are URLs.
@@ -156,27 +220,43 @@ def extract(
     found: list[SplitFeatures] = []
     with stage.progress("encode", sum(len(pairs) for _, pairs, _ in splits), "image") as progress:
         for number, (facts, pairs, class_ids) in enumerate(splits):
-            parts: list[Array] = []
-            pooled: list[Array] = []
-            for batch in encoder.encode_images(batches.of(Images(pairs, encoder.preprocess_array))):
-                parts.append(batch.image_features)
-                if "pooled" in needs[facts.role]:
-                    pooled.append(batch.pooled_features)
-                progress.advance(len(batch.image_features))
+            wanted = needs[facts.role]
+            encoded = encoder.encode_images(batches.of(Images(pairs, encoder.preprocess_array)))
+            image_features, pooled_features = _joined(encoded, "pooled" in wanted, progress)
             found.append(
                 SplitFeatures(
                     facts.name,
                     facts.role,
                     facts.suite,
                     pairs.keys.to_pylist(),
-                    np.concatenate(parts),
+                    image_features,
                     class_ids,
                     *texts[number],
-                    np.concatenate(pooled) if pooled else None,
+                    pooled_features,
                     further[number],
+                    _metadata(pairs, facts.name) if "metadata" in wanted else (),
+                    PatchReader(encoder, pairs, batches) if "patches" in wanted and encoder.grid else None,
                 )
             )
     return Features(tuple(found), dataset_classes(dataset), encoder.text, dataset_languages(dataset))
+
+
+def _joined(batches: Iterable[ImageFeatures], keep_pooled: bool, progress: Progress) -> tuple[Array, Array | None]:
+    """Join the features of batches, those before the projection only if they are to be kept."""
+    parts: list[Array] = []
+    pooled: list[Array] = []
+    for batch in batches:
+        parts.append(batch.image_features)
+        if keep_pooled:
+            pooled.append(batch.pooled_features)
+        progress.advance(len(batch.image_features))
+    return np.concatenate(parts), np.concatenate(pooled) if pooled else None
+
+
+def _metadata(pairs: Pairs, split: str) -> list[Mapping[str, Any]]:
+    """Return what KEY.json says of every sample."""
+    reader = MetadataReader(pairs, metadata_places(pairs, split))
+    return [reader.read(position) for position in range(len(pairs))]
 
 
 def _split_texts(pairs: Pairs, text: TextSide | None) -> tuple[list[str], Array | None, npt.NDArray[np.int64] | None]:

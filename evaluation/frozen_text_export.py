@@ -1,6 +1,6 @@
 """An export whose text is frozen: the trained image side, and the encoder that made the rows it was trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,13 @@ class FrozenTextImages:
 
     Attributes:
         preprocess: Picture -> tensor [3, height, width].
+        grid: Rows and columns of patches.
     """
 
     def __init__(self, export: FrozenTextExport, device: torch.device) -> None:
         self.preprocess = export.preprocess
+        rows, columns = export.model.visual.grid_size
+        self.grid: tuple[int, int] = (rows, columns)
         self._model, self._device = export.model, device
 
     @torch.inference_mode()
@@ -33,6 +36,12 @@ class FrozenTextImages:
         found = self._model.image_pass(images.to(self._device, non_blocking=True))
         pooled = found.image_token_features.mean(dim=1)  # [B, W]
         return ImageFeatures(checked(functional.normalize(found.image_features, dim=-1)), checked(pooled))
+
+    @torch.inference_mode()
+    def encode_patches(self, images: torch.Tensor) -> Array:
+        """Encode the patches of one batch of preprocessed pictures, unit norm, [B, N, D]."""
+        patches = self._model.encode_patches(images.to(self._device, non_blocking=True))
+        return checked(functional.normalize(patches, dim=-1))
 
 
 class FrozenTexts:
@@ -43,21 +52,25 @@ class FrozenTexts:
 
     Attributes:
         slots: Names of the slots that training saw, CAPTION/FACET.
+        lexicon: The words that features are made of, for a lexical model; None for others.
     """
 
-    def __init__(self, facts: TextFacts, queries: TextQueries, place: Path) -> None:
+    def __init__(
+        self, facts: TextFacts, queries: TextQueries, place: Path, encode_rows: Callable[[Array], Array] | None = None
+    ) -> None:
         """Match the slots of an export with the questions behind them.
 
         Args:
-            facts: Slots and means.
+            facts: Slots, means and words.
             queries: Embeds texts.
             place: The model folder, for errors.
+            encode_rows: Turns rows [..., D] into unit features; None where they are features.
 
         Raises:
             DataError: The slots are not those of the features that the export names.
         """
-        self.slots = tuple(facts.names)
-        self._facts, self._queries = facts, queries
+        self.slots, self.lexicon = tuple(facts.names), facts.lexicon
+        self._facts, self._queries, self._encode_rows = facts, queries, encode_rows
         groups = enumerate(queries.groups)
         self._asked = [(number, facet) for number, group in groups for facet in group.facets]  # by slot
         named = tuple((queries.groups[number].caption, facet) for number, facet in self._asked)
@@ -75,11 +88,15 @@ class FrozenTexts:
 
     def encode(self, captions: Sequence[str], query: Query = "caption") -> Array:
         """Encode texts, see :meth:`evaluation.sides.TextSide.encode`."""
-        return unit(self._rows(captions, self._slots_for(query)).mean(axis=1))
+        return unit(self._features(captions, self._slots_for(query)).mean(axis=1))
 
     def encode_slots(self, captions: Sequence[str]) -> Array:
         """Encode texts once for every slot, [len(captions), len(slots), D]."""
-        return self._rows(captions, self._facts.chosen)
+        return self._features(captions, self._facts.chosen)
+
+    def _features(self, captions: Sequence[str], slots: Sequence[int]) -> Array:
+        rows = self._rows(captions, slots)
+        return rows if self._encode_rows is None else self._encode_rows(rows)
 
     def count_cut(self, captions: Sequence[str], query: Query = "caption") -> int:
         """Count the distinct texts that are longer than the encoder's limit."""
@@ -123,4 +140,9 @@ def load_frozen_text(folder: Path, computing: Computing) -> tuple[FrozenTextImag
     """
     export = load_export(folder, computing.device)
     queries = TextQueries(export.text.features or {}, folder, computing)
-    return FrozenTextImages(export, computing.device), FrozenTexts(export.text, queries, folder)
+
+    @torch.inference_mode()
+    def encode_rows(rows: Array) -> Array:
+        return checked(export.model.encode_rows(torch.from_numpy(rows).to(computing.device)))
+
+    return FrozenTextImages(export, computing.device), FrozenTexts(export.text, queries, folder, encode_rows)

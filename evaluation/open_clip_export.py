@@ -8,11 +8,13 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from open_clip.transformer import VisionTransformer
 from torch.nn import functional
 
 from assets.errors import DataError, message
 from evaluation.image_trunk import split_tower
 from evaluation.sides import Array, ImageFeatures, Query, checked, in_order
+from training.models.image_pass import encode_image
 
 
 class OpenClipImages:
@@ -20,10 +22,13 @@ class OpenClipImages:
 
     Attributes:
         preprocess: Picture -> tensor [3, height, width].
+        grid: Rows and columns of patches, or None for towers whose patch tokens do not lead to the shared space.
     """
 
     def __init__(self, model: Any, preprocess: Any, device: torch.device) -> None:
         self.preprocess: Any = preprocess
+        self.grid: tuple[int, int] | None = _grid(model.visual)
+        self._visual = model.visual
         self._trunk, self._project = split_tower(model)
         self._device = device
 
@@ -33,6 +38,26 @@ class OpenClipImages:
         pooled = self._trunk(images.to(self._device, non_blocking=True))  # [B, W]
         projected = functional.normalize(self._project(pooled), dim=-1)  # [B, D]
         return ImageFeatures(checked(projected), checked(pooled))
+
+    @torch.inference_mode()
+    def encode_patches(self, images: torch.Tensor) -> Array:
+        """Encode patches as the pooled token is: final norm, projection, unit norm, [B, N, D]."""
+        tower = self._visual
+        tokens = encode_image(tower, images.to(self._device, non_blocking=True)).image_token_features  # [B, N, W]
+        if tower.final_ln_after_pool:
+            tokens = tower.ln_post(tokens)
+        projected = tokens if tower.proj is None else tokens @ tower.proj
+        return checked(functional.normalize(projected, dim=-1))
+
+
+def _grid(visual: Any) -> tuple[int, int] | None:
+    """Return the patch grid of a ViT that pools by its class token or the mean; others mix patches as they pool."""
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
+        return None
+    if visual.pool_type not in ("tok", "avg"):
+        return None
+    rows, columns = visual.grid_size
+    return rows, columns
 
 
 class OpenClipTexts:

@@ -23,6 +23,7 @@ from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_sc
 from evaluation.samples import DATASET
 from evaluation.size_and_speed import read_exports, size_and_speed
 from evaluation.thumbnails import thumbnails
+from evaluation.word_panel import word_blocks
 from evaluation.wording import curve_words, duration, is_recall, metric_words, percent, plain, quantity
 
 _COSTS = (("flops", COMPUTE), ("train_seconds", "training time, seconds"))
@@ -109,6 +110,7 @@ def _section(
         "shows_pairs": any(row.config.policy != "none" and "pairs" in row.cost for row in rows),
         "figures": figures,
         "sizes": size_and_speed(f"d{number}", main, groups, exports, series, config.main_metric),
+        "words": word_blocks(rows, folders.reports, suite_order),
         "examples": _examples(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
         "chance_of": chance_of,

@@ -19,6 +19,8 @@ from assets.errors import DataError, message
 if TYPE_CHECKING:
     import torch
 
+    from assets.language.lexicon import Lexicon
+
 Array = npt.NDArray[np.float32]
 Query = Literal["caption", "long"]
 """What a text is: a class prompt or an ordinary caption, or a description of several sentences."""
@@ -50,6 +52,39 @@ class ImageSide(Protocol):
     def encode(self, images: "torch.Tensor") -> ImageFeatures:
         """Encode one batch of preprocessed pictures, [B, 3, height, width]."""
         ...
+
+
+@runtime_checkable
+class PatchSide(ImageSide, Protocol):
+    """An image side that may tell patches apart.
+
+    Attributes:
+        grid: Rows and columns of patches, or None for a tower without patch tokens.
+    """
+
+    grid: tuple[int, int] | None
+
+    def encode_patches(self, images: "torch.Tensor") -> Array:
+        """Encode the patches of one batch of preprocessed pictures, [B, 3, height, width].
+
+        Returns:
+            In the space shared with texts, row by row of the grid, unit norm, [B, N, D].
+        """
+        ...
+
+
+class PatchFeatures(NamedTuple):
+    """What the image side says of the patches of a batch.
+
+    Attributes:
+        patch_features: In the space shared with texts, unit norm, [B, N, D].
+        sizes: Height and width of each picture as stored.
+        shown: Height and width of what the model got.
+    """
+
+    patch_features: Array
+    sizes: list[tuple[int, int]]
+    shown: tuple[int, int]
 
 
 class TextSide(Protocol):
@@ -89,6 +124,17 @@ class SlotTextSide(TextSide, Protocol):
             Unit norm, [len(captions), len(slots), D].
         """
         ...
+
+
+@runtime_checkable
+class LexicalTextSide(TextSide, Protocol):
+    """A text side whose features may be weights of words.
+
+    Attributes:
+        lexicon: The words, one per dimension, or None where dimensions are no words.
+    """
+
+    lexicon: "Lexicon | None"
 
 
 def in_order(encode: Callable[[_Batch], _Encoded], batches: Iterable[_Batch], at_once: int) -> Iterator[_Encoded]:
