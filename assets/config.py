@@ -22,10 +22,11 @@ SECTIONS = (
     "recipes",
     "runs",
     "exports",
+    "indexes",
     "evaluation",
     "report",
 )
-MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies", "teachers", "exports")
+MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies", "teachers", "exports", "indexes")
 """Sections that hold what runs may use or what becomes of them; they must be there, because dvc.yaml makes stages of
 their entries."""
 
@@ -88,6 +89,7 @@ _NOUNS = {
     "captioners": "captioner",
     "datasets": "data set",
     "exports": "export",
+    "indexes": "index",
     "policies": "policy",
     "recipes": "recipe",
     "runs": "run",

@@ -1,9 +1,10 @@
-"""``python -m evaluation evaluate|compare|embed|export|teach``: the evaluation stages without DVC or Dagster."""
+"""``python -m evaluation STAGE``: the evaluation stages without DVC or Dagster, and the search in an index."""
 
 import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from assets.command import guarded
 from assets.config import entry, read_sections
@@ -87,8 +88,38 @@ def _export(arguments: argparse.Namespace) -> None:
     export(arguments.name, config, arguments.params, model, arguments.out or EXPORTS / arguments.name)
 
 
+def _index(arguments: argparse.Namespace) -> None:
+    from evaluation.words.index_config import INDEXES, load_index_config
+
+    config = load_index_config(arguments.params, arguments.name)
+    # imported late: torch and open_clip take seconds to load, and a wrong name should not
+    from evaluation.words.build import Folders, build_index
+
+    folders = Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        model=arguments.model or Path("models") / config.run,
+        out=arguments.out or INDEXES / arguments.name,
+    )
+    build_index(arguments.name, config, folders, arguments.params)
+
+
+def _lucene(arguments: argparse.Namespace) -> None:
+    from evaluation.words.lucene import write_lucene
+
+    write_lucene(arguments.index, arguments.indexes / arguments.index, arguments.out)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from evaluation.words.search import Folders, Request, search
+
+    names = ("sentence", "words", "must", "must_not", "top", "index", "html", "json")
+    folders = Folders(arguments.indexes, arguments.models, arguments.raw, arguments.params)
+    search(Request(**{name: getattr(arguments, name) for name in names}), folders)
+
+
 def parser() -> argparse.ArgumentParser:
-    """Return the parser: stage, name, params and paths, nothing else."""
+    """Return the parser: stage, name, params and paths, nothing else; and the query of a search."""
     top = argparse.ArgumentParser(prog="python -m evaluation", description="Score models and compare runs.")
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
     scored = stages.add_parser("evaluate", help="score one exported model with every configured evaluator")
@@ -142,9 +173,44 @@ def parser() -> argparse.ArgumentParser:
     taught.add_argument("--other", type=Path, help="teacher taken in (default: data/teachers/OTHER, if it names one)")
     taught.add_argument("--out", type=Path, help="folder to publish (default: data/teachers/NAME)")
     taught.set_defaults(action=_teach)
-    for stage in (scored, compared, made, written, taught):
+    words = _add_words(stages)
+    for stage in (scored, compared, made, written, taught, *words):
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top
+
+
+def _add_words(stages: Any) -> tuple[argparse.ArgumentParser, ...]:
+    """Add what is about indexes of words; return the parsers that read params.yaml."""
+    built = stages.add_parser("index", help="index pictures by the words that a lexical model sees in them")
+    built.add_argument("--name", required=True, help="key of the section indexes")
+    built.add_argument("--raw", type=Path, help="data set (default: data/raw/DATASET of the entry)")
+    built.add_argument("--valid", type=Path, help="accepted keys (default: data/valid/DATASET of the entry)")
+    built.add_argument("--model", type=Path, help="exported model (default: models/RUN of the entry)")
+    built.add_argument("--out", type=Path, help="folder to publish (default: indexes/NAME)")
+    built.set_defaults(action=_index)
+    asked = stages.add_parser("search", help="find pictures in an index, and say which words found them")
+    asked.add_argument("sentence", nargs="?", help="what the pictures show, for the text side of the index's model")
+    asked.add_argument(
+        "--words",
+        help='words instead of a sentence: "apple red^2 -cherry +fruit" weighs red twice, '
+        "leaves out pictures with cherry, and wants fruit in all",
+    )
+    asked.add_argument("--must", action="append", default=[], metavar="WORD", help="only pictures with it; repeatable")
+    asked.add_argument("--must-not", action="append", default=[], metavar="WORD", help="only pictures without it")
+    asked.add_argument("--top", type=int, default=10, help="pictures wanted (default: 10)")
+    asked.add_argument("--index", help="name of the index (default: the only one)")
+    asked.add_argument("--html", type=Path, help="page to write, with pictures and the patches of their words")
+    asked.add_argument("--json", action="store_true", help="print JSON")
+    asked.add_argument("--models", type=Path, default=Path("models"), help="folder of the models (default: models)")
+    asked.add_argument("--raw", type=Path, default=Path("data/raw"), help="folder of data sets (default: data/raw)")
+    asked.set_defaults(action=_search)
+    given = stages.add_parser("lucene", help="write an index as documents with impacts, as Lucene's tools read them")
+    given.add_argument("--index", required=True, help="name of the index")
+    given.add_argument("--out", type=Path, required=True, help="folder to write")
+    given.set_defaults(action=_lucene)
+    for stage in (asked, given):
+        stage.add_argument("--indexes", type=Path, default=Path("indexes"), help="folder (default: indexes)")
+    return built, asked
 
 
 def main(arguments: list[str] | None = None) -> int:

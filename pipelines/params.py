@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
     from evaluation.export_config import ExportConfig
+    from evaluation.words.index_config import IndexConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
     from training.teachers.config import TeacherConfig
@@ -50,6 +51,7 @@ class Params:
     recipes: Mapping[str, "RecipeConfig"]
     runs: Mapping[str, "RunConfig"]
     exports: Mapping[str, "ExportConfig"]
+    indexes: Mapping[str, "IndexConfig"]
     evaluation: "EvaluationConfig"
     report: "ReportConfig"
 
@@ -127,6 +129,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
     from evaluation.export_config import ExportConfig
+    from evaluation.words.index_config import IndexConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
     from training.teachers.config import TeacherConfig
@@ -144,6 +147,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
     runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
     exports = faults.optional(ExportConfig, data["exports"], f"{params}: exports")
+    indexes = faults.optional(IndexConfig, data["indexes"], f"{params}: indexes")
     evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
     report = faults.section(ReportConfig, data["report"], f"{params}: report")
     if not isinstance(data["profile"], str):
@@ -151,7 +155,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
     _check_methods(faults, methods, memory)
     used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
-    trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports}
+    trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports, "indexes": indexes}
     for text in wrong_references(data, {**used, **trained}):
         faults.add(f"{params}: {text}")
     _check_main_metric(faults, evaluation, report, params)
@@ -159,7 +163,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
         raise ConfigError("\n".join(faults.lines))
     return Params(
         *(data["profile"], machine, store, datasets, features, embeddings, captioners, policies),
-        *(teachers, recipes, runs, exports, evaluation, report),
+        *(teachers, recipes, runs, exports, indexes, evaluation, report),
     )
 
 

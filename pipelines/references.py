@@ -49,6 +49,7 @@ REFERENCES: dict[str, tuple[_Reference, ...]] = {
         _Reference("ensemble_with", "teachers", optional=True, same_data=True),
     ),
     "exports": (_Reference("run", "runs"),),
+    "indexes": (_DATASET, _Reference("run", "runs")),
     "runs": (
         _Reference("recipe", "recipes"),
         _DATASET,

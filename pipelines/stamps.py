@@ -28,6 +28,7 @@ _PLAIN = {
     "policies": ("reduce", "assets.reduction.run"),
     "teachers": ("teach", "evaluation.teach"),
     "exports": ("export", "evaluation.export"),
+    "indexes": ("index", "evaluation.words.build"),
 }
 """Section -> the stage of its entries and the module of all of them."""
 

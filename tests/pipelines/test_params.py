@@ -221,6 +221,25 @@ def test_teachers_that_take_each_other_in_are_told_their_circle(faults):
     assert "set ensemble_with of one of them to none" in line
 
 
+def test_names_of_runs_and_data_sets_of_indexes_are_looked_up(faults):
+    def change(data):
+        run, dataset = first("runs"), first("datasets")
+        data["indexes"] = {
+            "good": {"run": run, "dataset": dataset, "splits": ["test"]},
+            "lost": {"run": "gone", "dataset": "nowhere", "splits": ["test"]},
+            "twice": {"run": run, "dataset": dataset, "splits": ["test", "test"]},
+            "empty": {"run": run, "dataset": dataset, "splits": []},
+        }
+
+    lines = sorted(line.partition("params.yaml: ")[2].partition("; ")[0] for line in faults(change).splitlines())
+    assert [line.partition(" (")[0].partition(",")[0] for line in lines] == [
+        "indexes.empty.splits: Tuple should have at least 1 item after validation",
+        "indexes.lost: unknown data set 'nowhere'",
+        "indexes.lost: unknown run 'gone'",
+        "indexes.twice.splits: a split is named twice",
+    ]
+
+
 def test_names_of_teachers_starts_and_exports_are_looked_up(faults):
     def change(data):
         data["datasets"]["other"] = data["datasets"][first("datasets")]

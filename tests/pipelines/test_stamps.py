@@ -52,12 +52,13 @@ def test_there_is_a_stamp_for_each_data_set_and_recipe(params):
     assert entries["ingest-emoji"][0] == "assets.ingest"
 
 
-def test_embeddings_captioners_and_policies_have_stamps_of_their_own_stages(params):
-    params.write_text(PARAMS + "embeddings: {a: {}}\ncaptioners: {b: {}}\npolicies: {c: {}}\n")
+def test_embeddings_captioners_policies_and_indexes_have_stamps_of_their_own_stages(params):
+    params.write_text(PARAMS + "embeddings: {a: {}}\ncaptioners: {b: {}}\npolicies: {c: {}}\nindexes: {d: {}}\n")
     entries = stamps.entry_modules(stamps.read_yaml(params), params)
     assert entries["embed-a"] == ["evaluation.embed"]
     assert entries["captioner-b"] == ["training.captioner.run"]
     assert entries["reduce-c"] == ["assets.reduction.run"]
+    assert entries["index-d"] == ["evaluation.words.build"]
     for modules in (entries["embed-a"], entries["captioner-b"], entries["reduce-c"]):
         assert stamps.stamp(modules)["code"]
 

@@ -73,6 +73,7 @@ teachers: {{}}
 recipes: {{}}
 runs: {{}}
 exports: {{}}
+indexes: {{}}
 evaluation: {{}}
 report: {{}}
 datasets: {{emoji: {{}}, other: {{}}}}
