@@ -26,8 +26,9 @@ class Result:
     """What an evaluator found.
 
     Attributes:
-        metrics: Suite -> metric -> value. Scores lie in 0..1, higher is better. ``num_*`` are counts; ``chance_X`` is
-            what a model without skill gets for every metric of the suite that is called X or ends in ``_X``.
+        metrics: Suite -> metric -> value. Scores lie in 0..1, higher is better. ``num_*`` are counts or other numbers
+            that are no scores; ``chance_X`` is what a model without skill gets for every metric of the suite that is
+            called X or ends in ``_X``.
         intervals: Suite -> metric -> (low, high), for the metrics that have a 95 % interval.
         tables: File stem -> rows, written as ``<stem>.parquet``; every row has the same keys.
         documents: File stem -> JSON value, written as ``<stem>.json``.
