@@ -16,6 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# the kernel behind scipy's sparse products, because the product itself goes through all words, or copies the postings
+# of those it needs
+from scipy.sparse import (
+    _sparsetools,  # pyright: ignore[reportPrivateUsage]
+    csc_matrix,
+)
+
 from assets.errors import ConfigError, DataError, message
 from assets.index import write_table
 from assets.row_files import write_array
@@ -123,8 +130,6 @@ class InvertedIndex:
 
     def to_rows(self) -> "csr_matrix":
         """Return the vectors of the pictures, float32 [n, V]."""
-        from scipy.sparse import csc_matrix
-
         columns: Any = csc_matrix((self.weights, self.images, self.starts), shape=(len(self), self.num_words))
         return columns.tocsr()
 
@@ -180,10 +185,6 @@ class InvertedIndex:
 
     def _add(self, word: int, weight: float, scores: npt.NDArray[np.float64]) -> None:
         """Add what a word contributes to the scores of all pictures, [n], in place."""
-        # the kernel behind scipy's sparse products, because the product itself goes through all words, or copies the
-        # postings of those it needs
-        from scipy.sparse import _sparsetools  # pyright: ignore[reportPrivateUsage]
-
         place = self._place(word)
         kernel: Any = _sparsetools
         column = np.array([0, place.stop - place.start], dtype=np.int32)

@@ -100,12 +100,12 @@ def page(
 
 
 def _bars(parts: tuple[Part, ...]) -> list[dict[str, Any]]:
-    """Return the first words and the rest as bars, as long as the largest of them allows."""
+    """Return the first words as bars, as long as the largest of them allows, and the rest, which may be cut off."""
     first, rest = shown_parts(parts)
     shown = [(*part, False) for part in first] + ([(*rest, True)] if rest else [])
-    largest = max(weight for _, weight, _ in shown)
+    largest = max(weight for _, weight in first)
     return [
-        {"word": word, "weight": weight, "percent": round(100 * weight / largest, 2), "rest": is_rest}
+        {"word": word, "weight": weight, "percent": round(min(100 * weight / largest, 100), 2), "rest": is_rest}
         for word, weight, is_rest in shown
     ]
 
