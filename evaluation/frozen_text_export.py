@@ -11,9 +11,11 @@ from assets.errors import DataError, message
 from assets.features.config import FacetFeatures
 from assets.text_rows import TextFacts
 from assets.unit import unit
+from evaluation.prompt_texts import PromptTexts
 from evaluation.sides import Array, ImageFeatures, Query, checked
 from evaluation.text_queries import Computing, TextQueries
 from training.models.frozen_export import FrozenTextExport, load_export
+from training.models.lexical import LexicalModel
 
 
 class FrozenTextImages:
@@ -56,7 +58,12 @@ class FrozenTexts:
     """
 
     def __init__(
-        self, facts: TextFacts, queries: TextQueries, place: Path, encode_rows: Callable[[Array], Array] | None = None
+        self,
+        facts: TextFacts,
+        queries: TextQueries,
+        place: Path,
+        encode_rows: Callable[[Array], Array] | None = None,
+        prompts: PromptTexts | None = None,
     ) -> None:
         """Match the slots of an export with the questions behind them.
 
@@ -65,12 +72,13 @@ class FrozenTexts:
             queries: Embeds texts.
             place: The model folder, for errors.
             encode_rows: Turns rows [..., D] into unit features; None where they are features.
+            prompts: Encodes texts in place of both, where the language model was trained with the model.
 
         Raises:
             DataError: The slots are not those of the features that the export names.
         """
         self.slots, self.lexicon = tuple(facts.names), facts.lexicon
-        self._facts, self._queries, self._encode_rows = facts, queries, encode_rows
+        self._facts, self._queries, self._encode_rows, self._prompts = facts, queries, encode_rows, prompts
         groups = enumerate(queries.groups)
         self._asked = [(number, facet) for number, group in groups for facet in group.facets]  # by slot
         named = tuple((queries.groups[number].caption, facet) for number, facet in self._asked)
@@ -95,11 +103,15 @@ class FrozenTexts:
         return self._features(captions, self._facts.chosen)
 
     def _features(self, captions: Sequence[str], slots: Sequence[int]) -> Array:
+        if self._prompts is not None:
+            return self._prompts.encode(captions)[:, None]
         rows = self._rows(captions, slots)
         return rows if self._encode_rows is None else self._encode_rows(rows)
 
     def count_cut(self, captions: Sequence[str], query: Query = "caption") -> int:
         """Count the distinct texts that are longer than the encoder's limit."""
+        if self._prompts is not None:
+            return self._prompts.count_cut(captions)
         slots = self._slots_for(query)
         return self._queries.count_cut(captions, self._asked[slots[0]][0], [self._asked[slot][1] for slot in slots])
 
@@ -136,6 +148,7 @@ def load_frozen_text(folder: Path, computing: Computing) -> tuple[FrozenTextImag
         computing: Device, and how the text's encoder runs.
 
     Raises:
+        ConfigError: The language model was trained with the model, and is not there.
         DataError: The export is damaged, or does not say how its text was made.
     """
     export = load_export(folder, computing.device)
@@ -145,4 +158,7 @@ def load_frozen_text(folder: Path, computing: Computing) -> tuple[FrozenTextImag
     def encode_rows(rows: Array) -> Array:
         return checked(export.model.encode_rows(torch.from_numpy(rows).to(computing.device)))
 
-    return FrozenTextImages(export, computing.device), FrozenTexts(export.text, queries, folder, encode_rows)
+    prompts = None
+    if isinstance(export.model, LexicalModel) and export.model.lora is not None:
+        prompts = PromptTexts(export.model, export.model.lora, computing.device)
+    return FrozenTextImages(export, computing.device), FrozenTexts(export.text, queries, folder, encode_rows, prompts)

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from evaluation.results import Row
 from evaluation.word_truth import TABLE
 
+_SHOWN = 20
+
 
 def word_blocks(rows: Sequence[Row], reports: Path, order: Callable[[str], Any]) -> list[dict[str, Any]]:
     """Return the most widespread words of the pictures of each run that has any.
@@ -30,7 +32,7 @@ def word_blocks(rows: Sequence[Row], reports: Path, order: Callable[[str], Any])
         if not shown:
             continue
         suite = min((str(item["suite"]) for item in shown), key=order)
-        words = sorted((item for item in shown if item["suite"] == suite), key=lambda item: int(item["rank"]))
+        words = sorted((item for item in shown if item["suite"] == suite), key=lambda item: int(item["rank"]))[:_SHOWN]
         active, junk = (row.metrics.get(f"words.{suite}.num_{name}_image") for name in ("active", "junk_share"))
         numbers = None if active is None or junk is None else {"active": active, "junk": junk}
         blocks.append({"run": row.run, "label": row.label, "suite": suite, "words": words, "numbers": numbers})

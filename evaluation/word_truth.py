@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from evaluation.features import Features, SplitFeatures
 
 TABLE = "active_words"
-_STRONGEST, _OF_PICTURE, _OF_CAPTION, _WIDESPREAD = 10, 5, 3, 20
+_STRONGEST, _OF_PICTURE, _OF_CAPTION = 10, 5, 3
 Metrics = dict[str, float | int]
 Intervals = dict[str, Interval]
 
@@ -286,9 +286,9 @@ def _usage_numbers(images: Side, texts: Side, lexicon: "Lexicon") -> Metrics:
 def _widespread(
     suite: str, side: Side, captions: Sequence[frozenset[int]], lexicon: "Lexicon"
 ) -> list[dict[str, str | int | float]]:
-    """Return the rows of ``active_words`` of one side: its most widespread words."""
+    """Return the rows of ``active_words`` of one side: words that are active in some vector, widespread ones first."""
     active = side.used.active
-    chosen = np.argsort(-active, kind="stable")[:_WIDESPREAD].tolist()
+    chosen = np.argsort(-active, kind="stable")[: np.count_nonzero(active)].tolist()
     return [
         {
             "suite": suite,

@@ -21,15 +21,13 @@ class RunFeatures:
     Attributes:
         training: What training and held-out pairs come with: the frozen text.
         snapshot: What the pairs of an episode come with: that, and what the method asks for.
+        text: Facts of the frozen text; None where a text tower is trained. Where its language model runs in training
+            there are facts, and no rows.
     """
 
     training: Mapping[str, TextRows] = field(default_factory=dict[str, TextRows])
     snapshot: Mapping[str, TextRows] = field(default_factory=dict[str, TextRows])
-
-    @property
-    def text(self) -> TextFacts | None:
-        """Facts of the frozen text; None where a text tower is trained."""
-        return self.training[TEXT_ROWS].facts if TEXT_ROWS in self.training else None
+    text: TextFacts | None = None
 
 
 def check_features(name: str, run: RunConfig, recipe: RecipeConfig) -> None:
@@ -78,8 +76,12 @@ def open_features(run: RunConfig, recipe: RecipeConfig, folder: Path | None, inp
     assert folder is not None
     method, config = resolve_method(recipe)
     training: dict[str, TextRows] = {}
+    facts = None
     if (frozen := recipe.frozen_text) is not None:
-        training[TEXT_ROWS] = TextRows(folder, frozen.slots, frozen.center)
+        rows = TextRows(folder, frozen.slots, frozen.center)
+        facts = rows.facts
+        if frozen.lora is None:
+            training[TEXT_ROWS] = rows
     further = {FEATURES: TextRows(folder)} if method.uses_features(config) else {}
     refuse_other_data(folder, inputs)
-    return RunFeatures(training, training | further)
+    return RunFeatures(training, training | further, facts)

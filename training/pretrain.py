@@ -30,6 +30,7 @@ from training.lineage import Lineage, check_lineage, check_new_captions, open_li
 from training.methods import METHODS
 from training.methods.base import Method
 from training.models.build import build_method, build_tokenizer, image_size
+from training.models.frozen_build import trained_captions
 from training.plan import Plan
 from training.publish import FinishedRun, publish_log, publish_model
 from training.teachers.package import KIND as TEACHER_KIND
@@ -86,7 +87,7 @@ def pretrain(name: str, params: Path, paths: Paths) -> None:
     read_manifest(paths.valid, "valid")
     inputs = {"raw": version_of(paths.raw), "valid": version_of(paths.valid)}
     features = open_features(run, recipe, paths.features, inputs)
-    if features.snapshot:
+    if features.snapshot or features.text is not None:
         assert paths.features is not None
         inputs["features"] = version_of(paths.features)
     reduction: ReductionPlan | None = None
@@ -157,14 +158,14 @@ def _train_and_publish(
     needs = method.needs()
     views = ViewPlan(
         views=needs.views,
-        tokenize=build_tokenizer(config),
+        tokenize=build_tokenizer(config) if method.lora is None else method.lora.tokens.encode,
         image_size=image_size(config),
         seed=seed,
         trim=method.accepts_short_text,
         text_rows=data.features.training,
         boxes=needs.boxes,
         objects=needs.objects,
-        captions=recipe.captions,
+        captions=recipe.captions if method.lora is None else trained_captions(config),
         replay=lineage.replay,
     )
     order = SampleOrder(len(pairs), budget.batch_size, seed, pairs.shard_sizes, recipe.shuffle_window)

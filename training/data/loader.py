@@ -39,6 +39,7 @@ is mirrored, int64 [B, 5]. ``objects``, likewise: boxes of objects (top, left, h
 are drawn: whether the pair lacked the one drawn and shows that of the index, bool [B].
 ``sample_id``: positions in the training pairs, int64 [B]. ``seed``: a number per sample and epoch on which the draws
 inside the method depend, int64 [B].
+Where adapters of a language model are trained, ``text`` is its ids plus one, of the caption and the prompt's end.
 ``text_rows``, where text is frozen, in place of ``text`` and ``text_cut``: unit-norm rows of its slots, [B, R, D].
 ``features``, in snapshots for methods that ask: unit-norm rows of all slots, not centred, [B, R, D].
 ``teacher_image_features`` and ``teacher_text_features``, where a teacher has been over the views before: its models'

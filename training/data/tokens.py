@@ -6,12 +6,17 @@ without an ampersand, which most captions are.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from tokenizers.models import BPE
 from torch import Tensor
+
+from assets.language.lexical_prompt import LexicalPrompt
+from assets.language.prompt_tokens import PromptTokens
+from assets.language.prompts import clean_caption
 
 _MOST_WORDS = 1 << 17
 _LONGEST_WORD = 32
@@ -108,3 +113,41 @@ class OpenClipTokenizer:
         """
         text = self._tokenizer(captions)
         return text, text[:, -1] != self._padding
+
+
+class PromptTokenizer:
+    """The tokenizer of a language model, for captions in a prompt.
+
+    Attributes:
+        prefix: Ids of what comes before every caption.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: LexicalPrompt, max_caption_tokens: int) -> None:
+        """Tokenise the prompt.
+
+        Args:
+            tokenizer: A tokenizer of transformers.
+            prompt: The text around a caption.
+            max_caption_tokens: Where captions are cut.
+        """
+        self._tokens = PromptTokens(tokenizer, prompt.prompt_set, max_caption_tokens)
+        self.prefix = self._tokens.prefixes([""], "short")[0][0]
+        self._tail = self._tokens.facets()[0]
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokenise captions and what follows each, and say which captions did not fit.
+
+        Args:
+            captions: Any texts.
+
+        Returns:
+            Ids plus one, so that 0 is for padding, which models need not know; int64 [len(captions), T], T being the
+            limit and the prompt's end. And whether a caption was cut, bool [len(captions)].
+        """
+        whole, cut = self._tokens.prefixes([clean_caption(caption) for caption in captions], "short")
+        text = np.zeros((len(captions), self._tokens.max_caption_tokens + len(self._tail)), dtype=np.int64)
+        for row, ids in enumerate(whole):
+            piece = [*ids[len(self.prefix) :], *self._tail]
+            text[row, : len(piece)] = piece
+            text[row, : len(piece)] += 1
+        return torch.from_numpy(text), torch.tensor(cut, dtype=torch.bool)

@@ -19,6 +19,7 @@ from training.models.ema_tower import EmaPass, EmaTower
 from training.models.frozen_text import FrozenTextModel, model_features
 from training.models.image_pass import ImagePass
 from training.models.lexical import LexicalModel
+from training.models.lora_text import LoraText
 from training.models.masking import choose_patches, watch_masks
 from training.models.masking_config import AttentiveMasking, Masking, NoMasking, OracleMasking
 from training.models.start import Began
@@ -114,7 +115,7 @@ class Method(nn.Module):
     @property
     def accepts_short_text(self) -> bool:
         """Whether texts may come without the columns that are padding in all of them."""
-        return accepts_short_text(self.model)
+        return self.lora is not None or accepts_short_text(self.model)
 
     def needs(self) -> Needs:
         """Say what the loader puts into the batch; with an averaged tower also ``ema_image``, around all views."""
@@ -203,13 +204,15 @@ class Method(nn.Module):
 
         Args:
             batch: With ``text``, token ids, int64 [B, T], whose columns that are padding in all rows may have been cut;
-                or with ``text_rows``, unit norm [B, R, D], and ``seed``.
+                or with ``text_rows``, unit norm [B, R, D], and ``seed``. A frozen model with adapters reads ``text``.
 
         Returns:
             Features before normalisation, [B, D].
         """
         if not isinstance(self.model, FrozenTextModel):
             return encode_text(self.model, batch["text"])
+        if isinstance(self.model, LexicalModel) and self.model.lora is not None:
+            return self.model.encode_prompts(batch["text"])
         rows = batch["text_rows"]
         return self.model.encode_rows(draw_rows(rows, batch["seed"], 1)[:, 0] if self.training else rows[:, 0])
 
@@ -217,6 +220,11 @@ class Method(nn.Module):
     def lexicon(self) -> Lexicon | None:
         """The words of a lexical model, which are exported with it; None for others."""
         return self.model.lexicon if isinstance(self.model, LexicalModel) else None
+
+    @property
+    def lora(self) -> LoraText | None:
+        """The language model whose adapters are trained, which reads captions; None for other text sides."""
+        return self.model.lora if isinstance(self.model, LexicalModel) else None
 
     def compile_towers(self) -> None:
         """Compile ``encode``, where nearly all the work is; gathering and losses stay as they are."""

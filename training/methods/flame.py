@@ -75,10 +75,13 @@ class Flame(Method):
 
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features``, [B, D], and the drawn ``text_rows``, [B, K, D]."""
-        rows = draw_rows(batch["text_rows"], batch["seed"], self.config.rows_per_image)
+        if self.lora is None:
+            rows = self.model.encode_rows(draw_rows(batch["text_rows"], batch["seed"], self.config.rows_per_image))
+        else:
+            rows = self.encode_captions(batch)[:, None]  # adapters are for a single slot
         return {
             "image_features": functional.normalize(self.encode_images(batch).image_features, dim=-1),
-            "text_rows": self.model.encode_rows(rows),
+            "text_rows": rows,
         }
 
     def losses(self, features: GatheredFeatures, step: int) -> StepOutput:

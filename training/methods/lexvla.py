@@ -9,7 +9,8 @@ l_i2t + l_t2i is twice InfoNCE, as published, and the weights are relative to th
 regulariser, which may stand in its place, are those of ``training/losses/lexical.py``, on the vectors of all ranks. The
 logit scale starts at 1/0.07 and is at most 100. Without penalties this is CLIP on lexical towers; any other method of
 ours trains such towers as well, without them. Not in the paper, with the reason: the language model is frozen and its
-states are cached (FLAME's way), since running it is nearly all of the published cost.
+states are cached (FLAME's way), since running it is nearly all of the published cost; ``towers.text.lora`` trains its
+adapters, as published.
 """
 
 from typing import Literal
@@ -37,7 +38,7 @@ class LexVlaConfig(MethodConfig):
     overuse_image: float = Field(default=5e-4, ge=0)
     """Weight of the overuse penalty on image vectors, lambda_I."""
     overuse_text: float = Field(default=1e-3, ge=0)
-    """Weight of the overuse penalty on text vectors, lambda_T; without ``head.text_rank`` nothing feels it."""
+    """Weight of the overuse penalty on text vectors, lambda_T; felt with ``head.text_rank`` or ``text.lora`` only."""
     flops_image: float = Field(default=0.0, ge=0)
     """Weight of the FLOPs regulariser on image vectors; as strong as overuse only at a larger weight."""
     flops_text: float = Field(default=0.0, ge=0)
@@ -49,7 +50,8 @@ class LexVlaConfig(MethodConfig):
     codebook_lr: float = Field(default=1.0, ge=0)
     """Rate of the image codebook as a multiple of the recipe's; 0 keeps the language model's."""
     text_lr: float = Field(default=1.0, ge=0)
-    """Rate of the text correction as a multiple of the recipe's: the more it moves, the less its words are true."""
+    """Rate of text correction and adapters as a multiple of the recipe's: the more text moves, the less its words are
+    true."""
 
     @model_validator(mode="after")
     def _known_warmup(self) -> "LexVlaConfig":
@@ -81,8 +83,10 @@ class LexVla(Method):
             raise ConfigError(message("method lexvla works with a head over words only", fix=fix))
         if self.config.codebook_lr == 0:
             self.model.head.codebook.requires_grad_(False)
-        if self.config.text_lr == 0 and self.model.text_correction is not None:
-            self.model.text_correction.requires_grad_(False)
+        if self.config.text_lr == 0:
+            for part in (self.model.text_correction, self.model.lora):
+                if part is not None:
+                    part.requires_grad_(False)
 
     def encode(self, batch: Batch) -> Features:
         """Return unit-norm ``image_features`` and ``text_features``, both [B, V]."""
@@ -112,12 +116,13 @@ class LexVla(Method):
         return StepOutput(losses, logs)
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
-        """Group as others, and spare the codebook and the text correction from decay, at rates of their own.
+        """Group as others, and spare the codebook and what is trained of the text from decay, at rates of their own.
 
         Args:
             weight_decay: The recipe's value, for matrices and kernels.
         """
-        apart = {"codebook": self.config.codebook_lr, "text_correction": self.config.text_lr}
+        apart = {"codebook": self.config.codebook_lr}
+        apart |= dict.fromkeys(("text_correction", "lora"), self.config.text_lr)
         own: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in apart}
         groups: list[ParamGroup] = []
         for group in super().param_groups(weight_decay):

@@ -34,11 +34,14 @@ from training.models.image_pass import num_patches
 from training.models.masking import check_masking
 from training.models.masking_config import AttentiveMasking, NoMasking
 from training.models.start import begin_as
+from training.models.timm_tower import TimmPatchTower
 from training.models.towers_config import (
+    CustomTowers,
     NamedTowers,
     StartTowers,
     TextTransformer,
     Towers,
+    VisionTimm,
     VisionTransformer,
 )
 from training.teachers.source import TeacherSource, text_side
@@ -75,7 +78,7 @@ def model_config(
             "vision_cfg": {"image_size": towers.image_size, **towers.vision.model_dump(exclude={"kind"})},
             "text_cfg": {"vocab_size": SimpleTokenizer().vocab_size, **towers.text.model_dump(exclude={"kind"})},
         }
-    assert isinstance(towers.vision, VisionTransformer) and text is not None
+    assert isinstance(towers.vision, VisionTransformer | VisionTimm) and text is not None
     return frozen_text_config(towers, towers.vision, text)
 
 
@@ -179,6 +182,8 @@ def build_method(
     torch.manual_seed(seed)
     means, lexicon = (None, None) if text is None else (text.slot_means if text.center else None, text.lexicon)
     model: Any = build_model(config, means, begin_lexicon(config, lexicon))
+    if isinstance(model.visual, TimmPatchTower) and isinstance(recipe.towers, CustomTowers):
+        model.visual.begin(recipe.towers.vision)
     began = None
     if recipe.start is not None:
         assert start is not None

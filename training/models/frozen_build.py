@@ -13,10 +13,19 @@ from assets.text_rows import TextFacts
 from training.models.export_files import FROZEN_TEXT, LEXICAL
 from training.models.frozen_text import FrozenTextModel
 from training.models.lexical import LexicalModel, text_scale
-from training.models.towers_config import CustomTowers, HeadConfig, LexicalHead, VisionTransformer
+from training.models.lora_build import load_prompt_model
+from training.models.timm_tower import timm_vision_config
+from training.models.towers_config import (
+    CustomTowers,
+    FrozenText,
+    HeadConfig,
+    LexicalHead,
+    VisionTimm,
+    VisionTransformer,
+)
 
 
-def frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: TextFacts) -> dict[str, Any]:
+def frozen_text_config(towers: CustomTowers, vision: VisionTransformer | VisionTimm, text: TextFacts) -> dict[str, Any]:
     """Spell towers without a text tower.
 
     Args:
@@ -32,7 +41,11 @@ def frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: Te
     """
     head = towers.head or HeadConfig()
     lexical = isinstance(head, LexicalHead)
-    part = {LEXICAL: _lexical_config(head, text)} if lexical else {"head_cfg": _head_config(head, text)}
+    part = (
+        {LEXICAL: _lexical_config(head, text) | _lora_config(towers, text)}
+        if lexical
+        else {"head_cfg": _head_config(head, text)}
+    )
     width = len(_lexicon_of(text).words) if lexical else text.width
     if towers.embed_dim not in (None, width):
         fix = "leave towers.embed_dim out, or name other features"
@@ -40,7 +53,7 @@ def frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: Te
         raise ConfigError(message(what, towers.embed_dim, width, fix))
     return {
         "embed_dim": width,
-        "vision_cfg": {"image_size": towers.image_size, **vision.model_dump(exclude={"kind", "pool_type"})},
+        "vision_cfg": _vision_config(towers.image_size, vision),
         **part,
         FROZEN_TEXT: {
             "slots": [list(slot) for slot in text.slots],
@@ -49,6 +62,12 @@ def frozen_text_config(towers: CustomTowers, vision: VisionTransformer, text: Te
             "features": dict(text.features or {}),
         },
     }
+
+
+def _vision_config(image_size: int, vision: VisionTransformer | VisionTimm) -> dict[str, Any]:
+    if isinstance(vision, VisionTimm):
+        return timm_vision_config(vision, image_size)
+    return {"image_size": image_size, **vision.model_dump(exclude={"kind", "pool_type"})}
 
 
 def _head_config(head: HeadConfig, text: TextFacts) -> dict[str, Any]:
@@ -68,11 +87,30 @@ def _lexical_config(head: LexicalHead, text: TextFacts) -> dict[str, Any]:
     }
 
 
+def _lora_config(towers: CustomTowers, text: TextFacts) -> dict[str, Any]:
+    lora = towers.text.lora if isinstance(towers.text, FrozenText) else None
+    if lora is None:
+        return {}
+    if len(text.chosen) > 1:
+        what = "towers.text.lora reads one caption of each pair, and towers.text.slots leaves more"
+        raise ConfigError(message(what, ", ".join(text.names), fix="name one of them in towers.text.slots"))
+    return {"lora": lora.model_dump(mode="json")}
+
+
 def _lexicon_of(text: TextFacts) -> Lexicon:
     if text.lexicon is None:
         fix = "name an entry of kind lexical in the run's features, or take another head"
         raise ConfigError(message("towers.head of kind lexical wants features with a vocabulary", fix=fix))
     return text.lexicon
+
+
+def trained_captions(config: dict[str, Any]) -> tuple[str, ...]:
+    """Name the captions behind the slots that training sees.
+
+    Args:
+        config: The model's.
+    """
+    return tuple(dict.fromkeys(str(caption) for caption, _ in config[FROZEN_TEXT]["trained_slots"]))
 
 
 def begin_lexicon(config: dict[str, Any], lexicon: Lexicon | None) -> Lexicon | None:
@@ -97,8 +135,13 @@ def build_frozen_text(
         config: See :func:`frozen_text_config`.
         slot_means: Of text that is centred, [R, D].
         lexicon: The words of a lexical head.
+
+    Raises:
+        ConfigError: The text side is trained, and its language model is not there or cannot be trained so.
+        DataError: The language model is another one than made the features.
     """
     if LEXICAL not in config:
         return FrozenTextModel(config, slot_means)
     assert lexicon is not None
-    return LexicalModel(config, slot_means, lexicon)
+    asked = load_prompt_model(config[FROZEN_TEXT]["features"]) if config[LEXICAL].get("lora") else None
+    return LexicalModel(config, slot_means, lexicon, asked)

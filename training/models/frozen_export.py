@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from assets.errors import DataError, message
+from assets.errors import ConfigError, DataError, message
 from assets.language.lexicon import Lexicon, read_lexicon
 from assets.text_rows import TextFacts
 from training.models.export_files import (
@@ -67,7 +67,8 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
         device: Where the model goes; None for the CPU.
 
     Raises:
-        DataError: A file is missing, or config and weights do not fit.
+        ConfigError: The text side is trained, and its language model is not there.
+        DataError: A file is missing, config and weights do not fit, or the language model is another one.
     """
     for name in (OWN_CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -84,6 +85,10 @@ def load_export(folder: Path, device: torch.device | None = None) -> FrozenTextE
         model.load_state_dict(tensors)
         facts = _text_facts(config["model_cfg"], means, lexicon)
         shown = PreprocessCfg(size=config["model_cfg"]["vision_cfg"]["image_size"], **config["preprocess_cfg"])
+    except ConfigError as error:
+        raise ConfigError(f"the text side of {folder} needs its language model: {error}") from error
+    except DataError:
+        raise
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:300]
         raise DataError(message(f"the export in {folder} does not load ({text})", fix=_AGAIN)) from error

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.models.image_pass import ImagePass, encode_image, feature_width
+from training.models.timm_tower import TIMM, TimmPatchTower
 
 _LOG_SCALE = float(np.log(1 / 0.07))
 
@@ -38,6 +39,16 @@ class PatchTower(VisionTransformer):
         # both would be parameters that nothing uses, which several processes do not take
         self.ln_post = nn.Identity()
         self.proj = None
+
+
+def build_image_tower(options: Mapping[str, Any], class_token: bool = False) -> PatchTower | TimmPatchTower:
+    """Build the image tower of a config with fresh weights.
+
+    Args:
+        options: Its ``vision_cfg``.
+        class_token: The tower's own feature is its class token, not the mean of its patch tokens.
+    """
+    return (TimmPatchTower if TIMM in options else PatchTower)(options, class_token)
 
 
 class TokenHead(nn.Module):
@@ -84,10 +95,10 @@ class FrozenTextModel(nn.Module):
         means = None if slot_means is None else torch.tensor(np.asarray(slot_means), dtype=torch.float32)
         self.register_buffer("slot_means", means)
 
-    def _build(self, config: Mapping[str, Any]) -> tuple[PatchTower, Any]:
+    def _build(self, config: Mapping[str, Any]) -> tuple[PatchTower | TimmPatchTower, Any]:
         """Return tower and head, whose ``width`` is D."""
         vision, head = config["vision_cfg"], config["head_cfg"]
-        return PatchTower(vision), TokenHead(vision["width"], head["width"], config["embed_dim"], head["kind"])
+        return build_image_tower(vision), TokenHead(vision["width"], head["width"], config["embed_dim"], head["kind"])
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assets.errors import ConfigError, message
+from training.models.timm_tower import TimmPatchTower
 
 
 class ImagePass(NamedTuple):
@@ -87,7 +88,7 @@ def encode_image(visual: nn.Module, image: Tensor, keep: Tensor | None = None) -
     """Run an image tower, on the kept patches only if there is a choice.
 
     Args:
-        visual: An image tower of open_clip.
+        visual: An image tower of open_clip, or one of timm for frozen text.
         image: Normalised pixels, [B, 3, S, S].
         keep: Indices of the patches that stay, row by row from 0 to N - 1, int64 [B, K], no index twice in a row; the
             class token always stays. None runs the tower as it is, for which any tower will do.
@@ -100,6 +101,9 @@ def encode_image(visual: nn.Module, image: Tensor, keep: Tensor | None = None) -
     """
     if keep is not None:
         num_patches(visual)
+    elif isinstance(visual, TimmPatchTower):
+        own, patches = visual.tokens(image)
+        return ImagePass(own, own, patches)
     elif not isinstance(visual, VisionTransformer):
         features: Tensor = visual(image)
         return ImagePass(features, features, features.new_empty(len(features), 0, features.shape[-1]))

@@ -3,9 +3,10 @@
     s_txt = u(elu1p(g z Z_txt^T))
     s_img = u(max over tokens of elu1p(y Z_img^T)),  y = adapter(patch tokens)
 
-z is a caption's row, the state in which the language model is to name a word; u divides by the norm, Z_txt are rows of the language model's output matrix and stay, Z_img begins as their copy and is
-trained, g is the norm that states have (their rows are unit). Source: LexVLA (arXiv 2407.17827), whose text side is a
-language model with LoRA; here it is cached, and what may be trained of it is a low-rank correction of z,
+z is a caption's row, the state in which the language model is to name a word; u divides by the norm, Z_txt are rows of
+the language model's output matrix and stay, Z_img begins as their copy and is trained, g is the norm that states have
+(their rows are unit). Source: LexVLA (arXiv 2407.17827), whose text side is a language model with LoRA: that is
+:mod:`training.models.lora_text`. Without it z is cached, and what may be trained of it is a low-rank correction,
 z + B A z + b with B and b zero at first: what LoRA can do at the state itself.
 """
 
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assets.language.lexicon import Lexicon
-from training.models.export_files import LEXICAL
-from training.models.frozen_text import FrozenTextModel, PatchTower
+from training.models.export_files import FROZEN_TEXT, LEXICAL
+from training.models.frozen_text import FrozenTextModel, PatchTower, build_image_tower
 from training.models.image_pass import ImagePass, encode_image
+from training.models.lora_text import LoraText, PromptModel
 from training.models.max_dot import max_dot
+from training.models.timm_tower import TimmPatchTower
 
 
 def elu1p(logits: Tensor) -> Tensor:
@@ -108,12 +111,19 @@ class LexicalModel(FrozenTextModel):
 
     Attributes:
         lexicon: The words and the text codebook.
+        lora: The language model with its adapters; None where text is cached rows.
     """
 
     head: LexicalHead
     text_codebook: Tensor
 
-    def __init__(self, config: Mapping[str, Any], slot_means: NDArray[Any] | None, lexicon: Lexicon) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        slot_means: NDArray[Any] | None,
+        lexicon: Lexicon,
+        asked: PromptModel | None = None,
+    ) -> None:
         """Build with fresh weights; draws from torch's global generator.
 
         Args:
@@ -121,6 +131,7 @@ class LexicalModel(FrozenTextModel):
                 :func:`training.models.frozen_build.frozen_text_config`.
             slot_means: [R, D], for text that is centred; None for text that is not.
             lexicon: The words.
+            asked: The language model, where adapters of it are trained.
         """
         self._given = lexicon
         super().__init__(config, slot_means)
@@ -132,11 +143,12 @@ class LexicalModel(FrozenTextModel):
         self.text_correction = StateCorrection(head["text_width"], head["text_rank"]) if head["text_rank"] else None
         # not a part of the weights: it lies beside them with the words, and never changes
         self.register_buffer("text_codebook", torch.from_numpy(lexicon.codebook).clone(), persistent=False)
+        self.lora = None if asked is None else LoraText(asked, head["lora"], _mean_of(config[FROZEN_TEXT], slot_means))
 
-    def _build(self, config: Mapping[str, Any]) -> tuple[PatchTower, nn.Module]:
+    def _build(self, config: Mapping[str, Any]) -> tuple[PatchTower | TimmPatchTower, nn.Module]:
         codebook = torch.from_numpy(self._given.codebook)
         head = LexicalHead(config["vision_cfg"], config[LEXICAL], codebook)
-        return PatchTower(config["vision_cfg"], class_token=True), head
+        return build_image_tower(config["vision_cfg"], class_token=True), head
 
     def image_pass(self, image: Tensor, keep: Tensor | None = None) -> ImagePass:
         """Run tower and head; ``image_features`` are activations of words, not normalised, [B, V]."""
@@ -180,6 +192,25 @@ class LexicalModel(FrozenTextModel):
         states = rows if self.text_correction is None else self.text_correction(rows)
         logits = self._text_scale * states @ self.text_codebook.T
         return functional.normalize(self._activate(logits), dim=-1)
+
+    def encode_prompts(self, text: Tensor) -> Tensor:
+        """Turn captions into lexical vectors, with the language model; for models that have it.
+
+        Args:
+            text: What ``lora.tokens`` makes of captions, int64 [B, T].
+
+        Returns:
+            Unit norm, [B, V].
+        """
+        assert self.lora is not None
+        return self.encode_rows(self.lora(text))
+
+
+def _mean_of(text: Mapping[str, Any], slot_means: NDArray[Any] | None) -> NDArray[np.float32] | None:
+    """Return the mean of the one slot that is trained, [D]; None for text that is not centred."""
+    if slot_means is None:
+        return None
+    return np.asarray(slot_means, dtype=np.float32)[text["slots"].index(text["trained_slots"][0])]
 
 
 def text_scale(lexicon: Lexicon, slot_means: NDArray[np.float32] | None) -> float:

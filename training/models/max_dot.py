@@ -8,11 +8,11 @@ both gradients in place of B N V D.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
@@ -21,7 +21,6 @@ _PRODUCTS_AT_ONCE = 2**21
 _ON_GPU = 16
 
 
-@torch.compiler.disable
 def max_dot(tokens: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the largest product and which token it was.
 
@@ -32,7 +31,7 @@ def max_dot(tokens: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Products in float32 at least, [B, V], and the winning tokens, int64 [B, V]; of equal products any one wins.
     """
-    return _MaxDot.apply(tokens, codebook)  # pyright: ignore[reportReturnType]
+    return _apply(tokens, codebook)
 
 
 class _MaxDot(torch.autograd.Function):
@@ -58,17 +57,24 @@ class _MaxDot(torch.autograd.Function):
         return pooled, winner
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _winner: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
         tokens, codebook, winner = ctx.saved_tensors
         full = torch.promote_types(tokens.dtype, torch.float32)
-        grad, states, words = grad.to(full), tokens.to(full), codebook.to(full)
+        grad, states, words = grad_outputs[0].to(full), tokens.to(full), codebook.to(full)
         if grad.is_meta:  # shapes and operations only: there are no sparse matrices of that kind
             by_token = (grad @ words)[:, None].expand(tokens.shape)
             return by_token, grad.T @ states[:, 0]
         by_token = (_of_tokens(grad, winner, tokens.shape[1]) @ words).unflatten(0, tokens.shape[:2])
         by_word = _of_words(grad, winner, tokens.shape[1]) @ states.flatten(0, 1)
         return by_token.to(tokens.dtype), by_word.to(codebook.dtype)
+
+
+def _uncompiled(tokens: Tensor, codebook: Tensor) -> Any:
+    return _MaxDot.apply(tokens, codebook)
+
+
+# the compiler has no sparse matrices; it goes on behind this call
+_apply: Callable[[Tensor, Tensor], Any] = torch.compiler.disable(_uncompiled)  # pyright: ignore[reportAssignmentType]
 
 
 def _of_tokens(grad: Tensor, winner: Tensor, number: int) -> Tensor:

@@ -14,6 +14,7 @@ from training.config import StartConfig
 from training.models.dense_export import DenseExport
 from training.models.export_files import COMPACT, FROZEN_TEXT
 from training.models.inheritance import Inherited, Tower, image_tower, inherit_tower, text_tower
+from training.models.timm_tower import TimmPatchTower
 from training.models.towers_config import StartTowers, Towers
 
 
@@ -58,6 +59,9 @@ def begin_as(
     wanted = _SIDES if start.towers == "both" else {start.towers: _SIDES[start.towers]}
     if "text" in wanted and FROZEN_TEXT in config:
         raise ConfigError(message("start: text is frozen and inherits nothing", fix='set start.towers to "image"'))
+    if "image" in wanted and isinstance(model.get_submodule("visual"), TimmPatchTower):
+        fix = "leave start out: towers.vision.weights says what the tower begins as"
+        raise ConfigError(message("start: an image tower of timm is no part of another model", fix=fix))
     own, theirs = dict(model.state_dict()), source.model.state_dict()
     facts: dict[str, Any] = {}
     warnings: list[str] = []

@@ -3,6 +3,7 @@
 This module stays light: it is imported wherever params.yaml is read.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -34,6 +35,33 @@ class VisionResNet(Section):
     """Channels of the stem; the attention pool works on 32 times as many."""
 
 
+class TimmFile(Section):
+    """Weights in a file: safetensors, or a state dict that torch wrote."""
+
+    kind: Literal["file"]
+    path: Path
+
+
+class TimmHub(Section):
+    """Weights that timm has on the Hugging Face hub, out of the local hub cache."""
+
+    kind: Literal["hub"]
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The commit; null for what the cache holds of the main branch. The export tells the file's digest."""
+
+
+class VisionTimm(Section):
+    """A ViT of timm, such as DINOv2's, where text is frozen."""
+
+    kind: Literal["timm"]
+    name: str
+    """As timm has it, e.g. ``vit_base_patch14_dinov2.lvd142m``."""
+    weights: Annotated[TimmFile | TimmHub, Field(discriminator="kind")] | None
+    """What the tower begins as; null for fresh weights."""
+    freeze: bool
+    """Leave the tower as it began: only the head learns."""
+
+
 class TextTransformer(Section):
     """The causal text transformer of CLIP with its byte-pair tokenizer of 49,408 entries."""
 
@@ -44,6 +72,24 @@ class TextTransformer(Section):
     layers: int = Field(ge=1)
 
 
+class LoraSettings(Section):
+    """Adapters of low rank beside linear layers of a language model that is frozen itself."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16, gt=0)
+    """What an adapter adds is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of what goes into an adapter, in training."""
+    targets: Literal["all"] | tuple[str, ...] = "all"
+    """Which linear layers of a block, by the last part of their names, such as ``q_proj``."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "LoraSettings":
+        if not self.targets:
+            raise ValueError("targets is empty: name a layer, or take all")
+        return self
+
+
 class FrozenText(Section):
     """No text tower: rows that a frozen language model has made of each pair's texts, from the run's ``features``."""
 
@@ -52,6 +98,9 @@ class FrozenText(Section):
     """Take the mean of each slot off its rows; for language models below about a billion parameters."""
     slots: Literal["all"] | tuple[str, ...] = "all"
     """The slots that training sees, named CAPTION/FACET; ``*`` stands for anything."""
+    lora: LoraSettings | None = None
+    """Run the language model of the features in training, with adapters that learn; null reads its cached rows. For a
+    head of kind lexical, and one slot."""
 
     @model_validator(mode="after")
     def _some(self) -> "FrozenText":
@@ -127,7 +176,7 @@ class CustomTowers(Section):
     embed_dim: int | None = Field(default=None, ge=2)
     """Of the features, D; that of the text rows where text is frozen, and may then be left out."""
     image_size: int = Field(ge=8, le=4096)
-    vision: Annotated[VisionTransformer | VisionResNet, Field(discriminator="kind")]
+    vision: Annotated[VisionTransformer | VisionResNet | VisionTimm, Field(discriminator="kind")]
     text: TextSide
     head: Head | None = None
     """Of the image tower, where text is frozen; null for that of kind tokens."""
@@ -135,18 +184,28 @@ class CustomTowers(Section):
     @model_validator(mode="after")
     def _fits(self) -> "CustomTowers":
         vision = self.vision
+        if isinstance(vision, VisionTimm):
+            self._check_timm()
+            return self
         patch = vision.patch_size if isinstance(vision, VisionTransformer) else 32  # a ResNet halves five times
         if self.image_size % patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of {patch}, the patch or total stride")
         if isinstance(vision, VisionTransformer) and vision.width % vision.head_width:
             raise ValueError(f"vision width {vision.width} is not a multiple of head_width {vision.head_width}")
+        if isinstance(self.text, FrozenText) and self.text.lora is not None and not isinstance(self.head, LexicalHead):
+            raise ValueError("text.lora is for a head over words; set head to {kind: lexical}, or leave lora out")
         if isinstance(self.text, TextTransformer):
             self._check_transformer(self.text)
         elif not isinstance(vision, VisionTransformer):
-            raise ValueError("text of kind frozen needs vision of kind vit: the head works on patch tokens")
+            raise ValueError("text of kind frozen needs vision of kind vit or timm: the head works on patch tokens")
         elif vision.pool_type != "tok":
             raise ValueError("vision.pool_type has no meaning with text of kind frozen, whose head pools; leave it out")
         return self
+
+    def _check_timm(self) -> None:
+        """Its patches are known to timm, and checked when it is built."""
+        if isinstance(self.text, TextTransformer):
+            raise ValueError("vision of kind timm needs text of kind frozen; or name towers of open_clip")
 
     def _check_transformer(self, text: TextTransformer) -> None:
         if text.width % text.heads:
