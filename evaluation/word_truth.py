@@ -60,7 +60,7 @@ class WordsConfig(Section):
     """Settings of the evaluator ``words``."""
 
     at_most: int = Field(default=300, ge=1)
-    """Words per vector of the second search, the largest of those above average."""
+    """Words per vector of the second search, the largest ones, above average or not."""
     examples: int = Field(default=8, ge=0, le=1000)
     """Pictures per suite whose words are written down."""
 
@@ -182,7 +182,7 @@ class Words:
 
     def _search(self, images: Side, texts: Side, text_rows: npt.NDArray[np.int64]) -> tuple[Metrics, Intervals]:
         """Search with cut vectors, and with at most so many words."""
-        most = CutConfig(at_most=self._config.at_most)
+        most = CutConfig(above=0.0, at_most=self._config.at_most)
         limited = (cut_rows(images.vectors, most), cut_rows(texts.vectors, most))
         metrics, intervals = summarise(
             [
