@@ -17,6 +17,7 @@ from assets.section import parse
 from assets.text_rows import TextFacts, TextRows
 from evaluation.encoder import load_encoder
 from evaluation.evaluate import evaluate
+from evaluation.onnx_export import LIMIT, load_towers, verify, write_tower
 from tests.assets.language.toy_llama import save_folder
 from tests.evaluation.squares import EVALUATION, RUNS, write_params
 from training.models.build import build_model, export_model, model_config
@@ -114,3 +115,11 @@ def test_evaluators_look_at_words_and_the_bytes_are_the_same_again(squares, proj
     assert {"image_to_text_r1", "caption_precision_3", "num_top_word_share_image"} < words.keys()
     table = pq.read_table(tmp_path / "one/active_words.parquet").to_pylist()
     assert {row["side"] for row in table} == {"image", "text"}
+
+
+@pytest.mark.slow
+def test_the_image_side_goes_to_onnx(project, tmp_path):
+    towers = load_towers(project / "model")
+    write_tower(towers.image, tmp_path / "image.onnx")
+    assert verify(towers.image, tmp_path / "image.onnx", 1) < LIMIT
+    assert towers.text is None

@@ -158,6 +158,8 @@ class LexicalModel(FrozenTextModel):
             states = states[:, 1:]
         if self._sum:
             pooled = self._activate(states @ self.head.codebook.T).sum(dim=1)
+        elif torch.compiler.is_exporting():  # an exported graph has plain operations only
+            pooled = self._activate((states @ self.head.codebook.T).amax(dim=1))
         else:
             # the activation increases, so it may follow the maximum, on far fewer numbers
             pooled = self._activate(max_dot(states, self.head.codebook)[0])
