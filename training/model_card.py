@@ -41,6 +41,8 @@ on the data set `{{ run.dataset }}` (policy `{{ run.policy }}`), seed {{ run.see
 It has no text tower: its pictures are compared with embeddings of a frozen language model, which is not in this folder.
 `clipfoundry_config.json` names that model and the slots of text that training saw
 {{- ";\nthe tensor `slot_means` is what was taken off their rows" if frozen_text.center }}.
+{{- " `vocabulary.json` has the words that the features stand for." if words }}
+{{- " Trained adapters of that model (LoRA) are among the weights." if frozen_text.get("lora") }}
 
 ```python
 from pathlib import Path
@@ -131,6 +133,8 @@ def model_card(
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(_CARD)
     text = config["recipe"]["towers"].get("text", {})
     frozen_text = text if text.get("kind") == "frozen" else None
+    head = config["recipe"]["towers"].get("head") or {}
+    words = frozen_text is not None and "text_rank" in head  # of a head over words
     cut = describe_cut(model_config) if model_config is not None and COMPACT in model_config else None
     facts = {"name": name, "num_pairs": num_pairs, "inputs": inputs, "holdout": holdout}
-    return template.render(**facts, frozen_text=frozen_text, cut=cut, **config)
+    return template.render(**facts, frozen_text=frozen_text, words=words, cut=cut, **config)
