@@ -5,25 +5,21 @@ batch-mates nor the other facets change its vectors beyond rounding.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assets.errors import ConfigError, DataError, message
+from assets.errors import ConfigError, message
+from assets.language.caption_batches import batches, check_finite, usual_tokens
 from assets.language.decoder import Decoder
 from assets.language.facet_forward import STRATEGIES, Strategy, num_tokens
 from assets.language.facet_layout import Positions
 from assets.language.model_files import LoadedModel
 from assets.language.prompt_tokens import PromptTokens
 from assets.language.prompts import CLEANING_VERSION, PromptSet, WrapperName, clean_caption
-
-_SHOWN_CHARS = 80
-_TOKENS_PER_BATCH = {"cpu": 512}
-"""Of a processor, whose caches then hold a layer's activations: a tenth to a quarter faster than 2,048."""
-_MOST_TOKENS = 2048
 
 
 class FacetEncoder:
@@ -66,7 +62,7 @@ class FacetEncoder:
         self._strategy: Strategy = strategy
         self._decoder = Decoder(loaded.model, layer)
         self._tokens = PromptTokens(loaded.tokenizer, prompts, max_caption_tokens)
-        self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH.get(self._decoder.device.type, _MOST_TOKENS)
+        self._tokens_per_batch = tokens_per_batch or usual_tokens(self._decoder.device.type)
         self.width = self._decoder.width
         self._check_positions(max_caption_tokens)
 
@@ -135,33 +131,9 @@ class FacetEncoder:
         facet_ids = self._tokens.facets(facets)
         forward = STRATEGIES[self._strategy]
         features = np.empty((len(distinct), len(facet_ids), self.width), dtype=np.float32)
-        for rows in self._batches([len(prefix) for prefix in prefixes], sum(map(len, facet_ids))):
+        for rows in batches([len(prefix) for prefix in prefixes], sum(map(len, facet_ids)), self._tokens_per_batch):
             pooled = forward(self._decoder, [prefixes[row] for row in rows], facet_ids, self._positions)
             features[rows] = pooled.float().cpu().numpy()
-            self._check_finite([distinct[row] for row in rows], features[rows])
+            check_finite(self._loaded.name, self._decoder.dtype, [distinct[row] for row in rows], features[rows])
         place = {caption: row for row, caption in enumerate(distinct)}
         return features[[place[caption] for caption in cleaned]]
-
-    def _batches(self, lengths: Sequence[int], extra: int) -> Iterator[list[int]]:
-        """Yield row numbers, short sequences first, such that the padded batch keeps to the budget."""
-        batch: list[int] = []
-        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * (lengths[row] + extra) > self._tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _check_finite(self, captions: Sequence[str], features: NDArray[np.float32]) -> None:
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))
-        if len(bad):
-            text = captions[bad[0]]
-            shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
-            raise DataError(
-                message(
-                    f"{self._loaded.name} in {self._decoder.dtype} has no finite answer to {len(bad)} captions, "
-                    f"such as {shown!r}",
-                    fix="use float32 or bfloat16, or drop the caption",
-                )
-            )

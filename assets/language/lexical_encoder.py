@@ -8,7 +8,7 @@ are shared. What comes back is not normalised, and a caption's batch-mates chang
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from assets.errors import ConfigError, DataError, message
+from assets.errors import ConfigError, message
+from assets.language.caption_batches import batches, check_finite, usual_tokens
 from assets.language.decoder import Decoder
 from assets.language.facet_layout import additive_mask, allowed_pairs, lay_out
 from assets.language.lexical_prompt import LexicalPrompt
 from assets.language.model_files import LoadedModel
 from assets.language.prompt_tokens import PromptTokens
 from assets.language.prompts import CLEANING_VERSION, clean_caption
-
-_SHOWN_CHARS = 80
-_TOKENS_PER_BATCH = {"cpu": 512}
-"""As in :mod:`assets.language.facet_encoder`."""
-_MOST_TOKENS = 2048
 
 
 class LexicalEncoder:
@@ -69,7 +65,7 @@ class LexicalEncoder:
         self._tokens = PromptTokens(loaded.tokenizer, prompt.prompt_set, max_caption_tokens)
         self._prefix = self._tokens.prefixes([""], "short")[0][0]
         self._tail = self._tokens.facets()[0]
-        self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH.get(self._decoder.device.type, _MOST_TOKENS)
+        self._tokens_per_batch = tokens_per_batch or usual_tokens(self._decoder.device.type)
         self._past: Any = None
         self._check_positions(max_caption_tokens)
 
@@ -124,9 +120,9 @@ class LexicalEncoder:
         pieces, cut = self._pieces(distinct)
         self.num_cut += sum(counts[caption] for caption, was_cut in zip(distinct, cut, strict=True) if was_cut)
         states = np.empty((len(distinct), self.width), dtype=np.float32)
-        for rows in self._batches([len(piece) for piece in pieces]):
+        for rows in batches([len(piece) for piece in pieces], len(self._tail), self._tokens_per_batch):
             states[rows] = self._forward([pieces[row] for row in rows]).float().cpu().numpy()
-            self._check_finite([distinct[row] for row in rows], states[rows])
+            check_finite(self._loaded.name, self._decoder.dtype, [distinct[row] for row in rows], states[rows])
         place = {caption: row for row, caption in enumerate(distinct)}
         return states[[place[caption] for caption in cleaned]]
 
@@ -168,30 +164,6 @@ class LexicalEncoder:
             **{self._cache_name: past},
         )
         return found.last_hidden_state
-
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield row numbers, short captions first, such that the padded batch keeps to the budget."""
-        batch: list[int] = []
-        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * (lengths[row] + len(self._tail)) > self._tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _check_finite(self, captions: Sequence[str], states: NDArray[np.float32]) -> None:
-        bad = np.flatnonzero(~np.isfinite(states).all(axis=1))
-        if len(bad):
-            text = captions[bad[0]]
-            shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
-            raise DataError(
-                message(
-                    f"{self._loaded.name} in {self._decoder.dtype} has no finite answer to {len(bad)} captions, "
-                    f"such as {shown!r}",
-                    fix="use float32 or bfloat16, or drop the caption",
-                )
-            )
 
 
 def _output_matrix(loaded: LoadedModel) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from assets.errors import ConfigError, DataError
 from assets.language import facet_encoder
+from assets.language.caption_batches import batches
 from assets.language.decoder import Decoder
 from assets.language.facet_encoder import FacetEncoder
 from assets.language.model_files import LoadedModel
@@ -75,10 +76,9 @@ def test_the_size_of_batches_and_the_strategy_change_nothing(toy, strategy):
         np.testing.assert_allclose(rows, wanted, **NEAR)
 
 
-def test_batches_keep_to_the_budget_and_join_captions_of_like_length(toy):
-    batches = list(encoder(toy, tokens_per_batch=100)._batches([40, 5, 6, 200, 41, 7], 10))
-    assert batches == [[1, 2, 5], [0], [4], [3]]
-    assert list(encoder(toy)._batches([], 10)) == []
+def test_batches_keep_to_the_budget_and_join_captions_of_like_length():
+    assert list(batches([40, 5, 6, 200, 41, 7], 10, 100)) == [[1, 2, 5], [0], [4], [3]]
+    assert list(batches([], 10, 100)) == []
 
 
 def test_the_first_facet_alone_equals_the_first_of_all(toy):
