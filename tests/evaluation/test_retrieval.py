@@ -18,7 +18,7 @@ def make_pairs(images: np.ndarray, captions: list[str], by_caption: dict[str, np
 def random_pairs(n: int, vocabulary: int, seed: int) -> tuple[Pairs, list[str]]:
     rng = np.random.default_rng(seed)
     captions = [f"caption {i}" for i in rng.integers(0, vocabulary, n)]
-    return make_pairs(rng.normal(size=(n, 8)), captions, {c: rng.normal(size=8) for c in set(captions)}), captions
+    return make_pairs(rng.normal(size=(n, 8)), captions, {c: rng.normal(size=8) for c in sorted(set(captions))}), captions
 
 
 def slow_hits(pairs: Pairs, image_queries: bool, captions: list[str], grouped: bool, draws: int) -> np.ndarray:
