@@ -48,7 +48,8 @@ class Evaluator(Protocol):
     Attributes:
         Config: The evaluator's own section, below ``evaluation.evaluators`` in params.yaml.
         needs: Split role -> what to extract for each of its samples: ``"images"``, ``"captions"``, ``"pooled"``
-            (image features before the projection), ``"further_captions"`` (texts of KEY.json, not encoded).
+            (image features before the projection), ``"further_captions"`` (texts of KEY.json, not encoded),
+            ``"metadata"`` (all of KEY.json), ``"patches"`` and ``"pictures"`` (readers, for what is too much to keep).
     """
 
     Config: ClassVar[type[Section]]

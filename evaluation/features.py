@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ class SplitFeatures:
             it; empty when they were not asked for.
         metadata: What each sample's KEY.json says, [n]; empty when it was not asked for.
         patches: Reads patches of chosen samples, or None when they were not asked for, or the model has none.
+        pictures: Encodes pictures that are altered first, or None when that was not asked for.
     """
 
     split: str
@@ -68,6 +69,7 @@ class SplitFeatures:
     further_captions: Mapping[str, Sequence[str | None]] = field(default_factory=dict[str, Sequence[str | None]])
     metadata: Sequence[Mapping[str, Any]] = ()
     patches: "PatchReader | None" = None
+    pictures: "PictureReader | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,37 @@ class _SizedImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self._preprocess(pixels), torch.tensor(pixels.shape[:2])
 
 
+class Alteration(Protocol):
+    """Changes a picture before the model's own preprocessing; goes to worker processes, so it must be picklable."""
+
+    def __call__(self, pixels: npt.NDArray[np.uint8], key: str) -> npt.NDArray[np.uint8]:
+        """Change one picture.
+
+        Args:
+            pixels: RGB, [height, width, 3].
+            key: Of the sample, so that what is drawn depends on nothing else.
+
+        Returns:
+            RGB, [height', width', 3].
+        """
+        ...
+
+
+class _AlteredImages(Dataset[torch.Tensor]):
+    """The same, each altered before it is preprocessed."""
+
+    def __init__(self, pairs: Pairs, preprocess: Callable[..., torch.Tensor], alter: Alteration) -> None:
+        self._images, self._preprocess, self._alter = Images(pairs, preprocess), preprocess, alter
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, position: int) -> torch.Tensor:
+        key: str = self._pairs.keys[position].as_py()
+        return self._preprocess(self._alter(self._images.pixels(position), key))
+
+
 @dataclass(frozen=True, slots=True)
 class Batches:
     """How pictures are read.
@@ -181,6 +214,37 @@ class PatchReader:
         yield from self._encoder.encode_patches(self._batches.of(Subset(images, rows)))
 
 
+class PictureReader:
+    """Encodes the pictures of one split again, altered in some way; nothing is kept."""
+
+    def __init__(self, encoder: Encoder, pairs: Pairs, batches: Batches, stage: Stage) -> None:
+        """Keep the parts; nothing is read yet.
+
+        Args:
+            encoder: The model.
+            pairs: The samples of the split.
+            batches: How pictures are read.
+            stage: For progress.
+        """
+        self._encoder, self._pairs, self._batches, self._stage = encoder, pairs, batches, stage
+
+    def encode(self, alter: Alteration, what: str) -> ImageFeatures:
+        """Encode every picture of the split after an alteration.
+
+        Args:
+            alter: The alteration.
+            what: Its name, for the progress.
+
+        Returns:
+            Features of all pictures in the split's order, [n, D] and [n, W].
+        """
+        images = _AlteredImages(self._pairs, self._encoder.preprocess_array, alter)
+        with self._stage.progress(f"encode {what}", len(self._pairs), "image") as progress:
+            found, pooled = _joined(self._encoder.encode_images(self._batches.of(images)), True, progress)
+        assert pooled is not None
+        return ImageFeatures(found, pooled)
+
+
 def extract(
     encoder: Encoder,
     raw: Path,
@@ -196,8 +260,8 @@ def extract(
         encoder: The model.
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
-        needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"``, ``"further_captions"``, ``"metadata"`` and
-            ``"patches"`` as wanted; images always come.
+        needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"``, ``"further_captions"``, ``"metadata"``,
+            ``"patches"`` and ``"pictures"`` as wanted; images always come.
         batches: How pictures are read.
         stage: For progress.
         params: The params.yaml, which names the store when shards are URLs.
@@ -236,6 +300,7 @@ def extract(
                     further[number],
                     _metadata(pairs, facts.name) if "metadata" in wanted else (),
                     PatchReader(encoder, pairs, batches) if "patches" in wanted and encoder.grid else None,
+                    PictureReader(encoder, pairs, batches, stage) if "pictures" in wanted else None,
                 )
             )
     return Features(tuple(found), dataset_classes(dataset), encoder.text, dataset_languages(dataset))
