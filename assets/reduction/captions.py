@@ -25,6 +25,7 @@ from assets.reduction.config import (
     CaptionFilter,
     CaptionRule,
     ConcatCaptions,
+    ExchangedCaptions,
     OriginalCaptions,
     SampleCaptions,
 )
@@ -245,7 +246,7 @@ def final_captions(rule: CaptionRule, kept: Kept, common: frozenset[str], seed: 
     Returns:
         Captions and counts; those of a pair do not depend on the others.
     """
-    assert not isinstance(rule, OriginalCaptions)
+    assert not isinstance(rule, OriginalCaptions | ExchangedCaptions)
     # a word before the key, since the hash order that chose the pairs would favour one of the two captions
     salted = [f"caption:{key}" for key in kept.keys] if isinstance(rule, SampleCaptions) else []
     draws = uniforms(key_hashes(salted, seed)).tolist()

@@ -231,7 +231,20 @@ class GeneratedCaptions(_Generated):
         return self
 
 
-CaptionRule = OriginalCaptions | ConcatCaptions | BudgetedConcatCaptions | SampleCaptions | GeneratedCaptions
+class ExchangedCaptions(Section):
+    """Noise for studies: a share of the kept pairs get captions of others (docs/noise_study.md)."""
+
+    kind: Literal["exchanged"]
+    share: float = Field(ge=0, le=1)
+    """Share of the pairs, exact to the pair; for ``reference_swaps`` the number of exchanges per pair."""
+    mode: Literal["cyclic", "reference_swaps"] = "cyclic"
+    """``cyclic`` passes captions around one circle; ``reference_swaps`` is the published script's, which displaces
+    about 1 - exp(-2 share)."""
+
+
+CaptionRule = (
+    OriginalCaptions | ConcatCaptions | BudgetedConcatCaptions | SampleCaptions | GeneratedCaptions | ExchangedCaptions
+)
 
 
 class PolicyConfig(Section):
@@ -278,7 +291,7 @@ class PolicyConfig(Section):
                 raise ValueError(f"{where} clusters image embeddings; name them in embeddings")
             if self.captioner == NONE and isinstance(step, TldrStep) and step.features.startswith("codes"):
                 raise ValueError(f"{where} clusters codes; name the captioner that makes them")
-        if self.captioner == NONE and self.changes_captions:
+        if self.captioner == NONE and isinstance(self.caption_rule, _Generated):
             raise ValueError(f"captions {self.caption_rule.kind} need generated ones; name a captioner")
         return self
 

@@ -1,7 +1,8 @@
 """plan.parquet: what a policy decided about every pair of its pool, and the reader that training uses.
 
 One row per accepted training pair in index order. ``order`` is the pair's place in its cluster, by the order in which
-the step that clustered it last looked at its members; ``similarity`` is what SemDeDup compared with its limit.
+the step that clustered it last looked at its members; ``similarity`` is what SemDeDup compared with its limit;
+``caption_of`` is the key of the pair whose caption it was given as noise (``exchange.py``), null for all others.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("caption", pa.string()),
         pa.field("order", pa.int32(), nullable=False),
         pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("caption_of", pa.string()),
     ]
 )
 _AGAIN = 'rerun its stage ("dvc repro"), or "python -m assets reduce --name NAME"'

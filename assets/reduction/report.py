@@ -124,7 +124,7 @@ def report_page(summary: Mapping[str, Any], parts: Parts, cost: Mapping[str, flo
         parts: From :func:`report_parts`.
         cost: Activity -> seconds.
     """
-    outcomes = [[escape(why), f"{number:,}"] for why, number in summary["captions"]["generated"].items()]
+    outcomes = [[escape(why), f"{number:,}"] for why, number in summary["captions"]["outcomes"].items()]
     rule = f"<p>Rule <code>{escape(summary['captions']['kind'])}</code>.</p>"
     spent = [[escape(activity), f"{seconds:,.2f}"] for activity, seconds in cost.items()]
     return _PAGE.substitute(
@@ -134,7 +134,7 @@ def report_page(summary: Mapping[str, Any], parts: Parts, cost: Mapping[str, flo
         kept=f"{summary['kept']:,}",
         share=f"{summary['kept_share']:.2%}",
         steps=_steps_html(summary["steps"]),
-        captions=rule + (html_table(["generated caption", "kept pairs"], outcomes, 1) if outcomes else ""),
+        captions=rule + (html_table(["what became of the caption", "kept pairs"], outcomes, 1) if outcomes else ""),
         cost=html_table(["activity", "seconds"], spent, 1)
         + "<p>Embedding, scoring and captioning are stages of their own; what they took stands in their logs.</p>",
         **parts.html,

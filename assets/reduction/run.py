@@ -33,7 +33,8 @@ from assets.manifest import value_digest, write_manifest
 from assets.progress import Stage
 from assets.raw_folder import DATASET
 from assets.reduction.captions import common_captions, final_captions, kept_pairs
-from assets.reduction.config import NONE, OriginalCaptions, PolicyConfig
+from assets.reduction.config import NONE, ExchangedCaptions, OriginalCaptions, PolicyConfig
+from assets.reduction.exchange import caption_sources
 from assets.reduction.plan import COST, KIND, PLAN, REPORT, SCHEMA, SHARDS, SUMMARY
 from assets.reduction.pool import SPLIT, Pool, Sources, read_pool
 from assets.reduction.report import Parts, Shown, report_page, report_parts
@@ -186,10 +187,10 @@ def _decide(config: PolicyConfig, shop: Workshop, work: Path, reading: float) ->
 
 
 def _plan(config: PolicyConfig, pool: Pool, decisions: _Decisions) -> tuple[pa.Table, dict[str, int]]:
-    """Return plan.parquet, and why generated captions were or were not used -> pairs."""
+    """Return plan.parquet, and what became of captions -> pairs."""
     kept = decisions.reason == 0
     with _timed(decisions.cost, "captions"):
-        captions, outcomes = _captions(config, pool, np.flatnonzero(kept))
+        captions, owners, outcomes = _captions(config, pool, np.flatnonzero(kept))
     # from place among the kept to place in the pool; pairs that are dropped have no caption of their own
     places = pa.array(np.cumsum(kept) - 1, mask=~kept)
     columns = [
@@ -202,19 +203,31 @@ def _plan(config: PolicyConfig, pool: Pool, decisions: _Decisions) -> tuple[pa.T
         captions.take(places),
         pa.array(decisions.order),
         pa.array(decisions.similarity),
+        owners.take(places),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA), outcomes
 
 
-def _captions(config: PolicyConfig, pool: Pool, kept: NDArray[np.int64]) -> tuple[pa.StringArray, dict[str, int]]:
-    """Return the captions of the kept pairs, null where the original stands."""
-    rule = config.caption_rule
+def _captions(
+    config: PolicyConfig, pool: Pool, kept: NDArray[np.int64]
+) -> tuple[pa.StringArray, pa.StringArray, dict[str, int]]:
+    """Return the captions of the kept pairs, null where the original stands, and the keys of exchanged ones' owners."""
+    rule, none = config.caption_rule, pa.nulls(len(kept), pa.string())
+    if isinstance(rule, ExchangedCaptions):
+        keys, own = pool.keys.take(pa.array(kept)), pool.captions.take(pa.array(kept))
+        sources = caption_sources(rule, keys, config.seed)
+        places = pa.array(sources, mask=sources == np.arange(len(sources)))
+        owners, given = keys.take(places), own.take(places)
+        # two pairs may say the same
+        captions = pc.if_else(pc.equal(given, own), pa.scalar(None, pa.string()), given)
+        displaced, changed = len(keys) - owners.null_count, len(keys) - captions.null_count
+        return captions, owners, {"displaced": displaced, "displaced, and another text": changed}
     if isinstance(rule, OriginalCaptions) or pool.generated is None:
-        return pa.nulls(len(kept), pa.string()), {}
+        return none, none, {}
     common = common_captions(pool.generated.captions, rule.filter)
     pairs = kept_pairs(pool.keys, pool.captions, pool.fit["score"], pool.generated, kept)
     final = final_captions(rule, pairs, common, config.seed)
-    return final.captions, final.outcomes
+    return final.captions, none, final.outcomes
 
 
 def _shard_rows(raw: Path, plan: pa.Table) -> pa.Table:
@@ -234,7 +247,7 @@ def _summary(name: str, config: PolicyConfig, decisions: _Decisions, outcomes: d
         "kept": kept,
         "kept_share": kept / pool,
         "steps": decisions.steps,
-        "captions": {"kind": config.caption_rule.kind, "generated": outcomes},
+        "captions": {"kind": config.caption_rule.kind, "outcomes": outcomes},
     }
 
 

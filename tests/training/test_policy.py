@@ -45,6 +45,7 @@ def plan(toy_data, tmp_path):
                 "caption": (captions or {}).get(number),
                 "order": -1,
                 "similarity": float("nan"),
+                "caption_of": None,
             }
             for key, number in zip(keys, numbers, strict=True)
         ]

@@ -213,7 +213,7 @@ def test_kept_pairs_get_final_captions_and_training_reads_them(pool):
     finals = dict(zip(plan.kept.to_pylist(), plan.captions.to_pylist(), strict=True))
     used = {key: text for key, text in finals.items() if text is not None}
     assert used and all(text == f"{own[key]}; {generated[key]}" for key, text in used.items())
-    assert summary_of(out)["captions"]["generated"]["used"] == len(used)
+    assert summary_of(out)["captions"]["outcomes"]["used"] == len(used)
     assert rows["caption"][~rows["kept"]].tolist() == [None] * 90
 
 
