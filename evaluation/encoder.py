@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from assets.config import MachineConfig
 from assets.device import pick_device
@@ -20,6 +19,7 @@ from assets.progress import Stage
 from evaluation.dense_export import load_compact
 from evaluation.frozen_text_export import load_frozen_text
 from evaluation.open_clip_export import load_open_clip
+from evaluation.preprocess import Preprocess
 from evaluation.sides import ImageFeatures, ImageSide, PatchFeatures, PatchSide, TextSide, in_order
 from evaluation.text_queries import Computing
 from training.models.dense_export import is_compact_export
@@ -43,17 +43,18 @@ class Encoder:
         """
         self.text = text
         self._images, self._at_once = images, at_once
+        self._preprocess = Preprocess(images.preprocess)
 
     def encode_images(self, batches: Iterable[torch.Tensor]) -> Iterator[ImageFeatures]:
-        """Encode preprocessed pictures.
+        """Encode pictures.
 
         Args:
-            batches: [B, 3, height, width] each, float32.
+            batches: Stacked results of :meth:`preprocess_array`, or float32 [B, 3, height, width].
 
         Yields:
             The features of each batch in order.
         """
-        return in_order(self._images.encode, batches, self._at_once)
+        return in_order(lambda batch: self._images.encode(self._preprocess.batch(batch)), batches, self._at_once)
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -61,10 +62,11 @@ class Encoder:
         return self._images.grid if isinstance(self._images, PatchSide) else None
 
     def encode_patches(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[PatchFeatures]:
-        """Encode the patches of preprocessed pictures; only where there is a ``grid``.
+        """Encode the patches of pictures; only where there is a ``grid``.
 
         Args:
-            batches: [B, 3, height, width] each, float32, and height and width of the pictures as stored, [B, 2].
+            batches: Stacked results of :meth:`preprocess_array` each, and height and width of the pictures as stored,
+                [B, 2].
 
         Yields:
             The features of each batch in order.
@@ -73,22 +75,22 @@ class Encoder:
         assert isinstance(side, PatchSide)
 
         def encode(batch: tuple[torch.Tensor, torch.Tensor]) -> PatchFeatures:
-            images, sizes = batch
+            images, sizes = self._preprocess.batch(batch[0]), batch[1]
             stored = [(int(height), int(width)) for height, width in sizes.tolist()]
             return PatchFeatures(side.encode_patches(images), stored, (images.shape[-2], images.shape[-1]))
 
         return in_order(encode, batches, self._at_once)
 
     def preprocess_array(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Preprocess one decoded picture.
+        """Preprocess one decoded picture, as far as it pays to do that one by one (``preprocess.py``).
 
         Args:
             pixels: RGB, [height, width, 3].
 
         Returns:
-            [3, height, width] of the model's own size, float32.
+            One picture of a batch of :meth:`encode_images`.
         """
-        return self._images.preprocess(Image.fromarray(pixels))
+        return self._preprocess.picture(pixels)
 
 
 def load_encoder(folder: Path, machine: MachineConfig, batch_size: int, stage: Stage, local_rank: int = 0) -> Encoder:

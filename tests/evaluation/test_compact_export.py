@@ -6,6 +6,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from assets.config import MachineConfig
 from assets.errors import DataError
@@ -50,8 +52,9 @@ def test_both_sides_are_those_of_the_model(tmp_path):
     small = write_cut(tmp_path / "cut")
     encoder = load_encoder(tmp_path / "cut", MACHINE, 2, Stage("test"))
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    pixels = encoder.preprocess_array(picture)[None]
-    found = next(encoder.encode_images([pixels]))
+    found = next(encoder.encode_images([encoder.preprocess_array(picture)[None]]))
+    shown = PreprocessCfg(**load_dense(tmp_path / "cut").preprocess)
+    pixels = image_transform_v2(shown, is_train=False)(Image.fromarray(picture))[None]
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=small.context_length)
     with torch.no_grad():
         image, text = small.encode_image(pixels, normalize=True), small.encode_text(tokenizer(CAPTIONS), normalize=True)

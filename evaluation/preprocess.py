@@ -1,0 +1,56 @@
+"""An export's preprocessing in two parts: what is done to one picture, and the numbers that a batch is turned into.
+
+Pictures are scaled and cut one by one, by processes that read ahead. To turn bytes into normalised numbers one by one
+takes longer than that (at 64 pixels several times as long), and a batch of numbers is four times as much to hand over
+as one of bytes; so that part is done to whole batches, with the same arithmetic and so the same bits.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+
+class Preprocess:
+    """Both parts of a preprocessing.
+
+    Args:
+        transform: Picture -> tensor [3, height, width]. Where it does not end in conversion and normalisation, as those
+            of open_clip do, all of it is done one by one.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        steps = list(transform.transforms) if isinstance(transform, Compose) else []
+        self._whole, self._normalise = transform, None
+        if len(steps) > 1 and isinstance(steps[-2], ToTensor) and isinstance(steps[-1], Normalize):
+            self._whole, self._normalise = Compose(steps[:-2]), steps[-1]
+
+    def picture(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Do what is done to one picture.
+
+        Args:
+            pixels: RGB, [height, width, 3].
+
+        Returns:
+            uint8 [height', width', 3] of the model's size, or what the whole transform makes, [3, height', width'].
+        """
+        made: Any = self._whole(Image.fromarray(pixels))
+        return made if self._normalise is None else torch.from_numpy(np.array(made))
+
+    def batch(self, pictures: Tensor) -> Tensor:
+        """Do the rest.
+
+        Args:
+            pictures: Of :meth:`picture`, [B, ...].
+
+        Returns:
+            float32 [B, 3, height', width'].
+        """
+        if self._normalise is None or pictures.dtype != torch.uint8:
+            return pictures
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._normalise.mean, self._normalise.std))
+        return pictures.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
