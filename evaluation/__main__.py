@@ -8,6 +8,7 @@ from typing import Any
 
 from assets.command import guarded
 from assets.config import entry, read_sections
+from assets.errors import ConfigError, message
 from assets.section import parse
 
 
@@ -104,6 +105,47 @@ def _index(arguments: argparse.Namespace) -> None:
     build_index(arguments.name, config, folders, arguments.params)
 
 
+def _concepts(arguments: argparse.Namespace) -> None:
+    from assets.concepts.config import CONCEPTS, load_concepts
+    from evaluation.concepts.report_config import REPORTS
+
+    config = load_concepts(arguments.params, arguments.name)
+    # imported late: matplotlib takes seconds to load
+    from evaluation.concepts.report import Folders, report_concepts
+
+    folders = Folders(
+        arguments.concepts or CONCEPTS / arguments.name,
+        arguments.reduced,
+        arguments.reports,
+        arguments.out or REPORTS / arguments.name,
+    )
+    report_concepts(arguments.name, config, folders, arguments.params)
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from evaluation.studies.config import STUDIES, load_study
+
+    config = load_study(arguments.params, arguments.name)
+    # imported late: matplotlib takes seconds to load
+    from evaluation.studies.run import Folders, study
+
+    folders = Folders(arguments.reports, arguments.out or STUDIES / arguments.name)
+    study(arguments.name, config, folders, arguments.params)
+
+
+def _external(arguments: argparse.Namespace) -> None:
+    from evaluation.external.importer import Order, import_set, list_presets
+
+    if arguments.list:
+        print(list_presets())
+        return
+    root = arguments.folder or arguments.root
+    if root is None or (arguments.folder is None) == (arguments.preset is None):
+        wanted = "--preset NAME with --root PATH, or --folder PATH"
+        raise ConfigError(message("external: nothing says what to import", wanted=wanted))
+    import_set(Order(arguments.preset, root, arguments.language, arguments.out))
+
+
 def _lucene(arguments: argparse.Namespace) -> None:
     from evaluation.words.lucene import write_lucene
 
@@ -173,8 +215,8 @@ def parser() -> argparse.ArgumentParser:
     taught.add_argument("--other", type=Path, help="teacher taken in (default: data/teachers/OTHER, if it names one)")
     taught.add_argument("--out", type=Path, help="folder to publish (default: data/teachers/NAME)")
     taught.set_defaults(action=_teach)
-    words = _add_words(stages)
-    for stage in (scored, compared, made, written, taught, *words):
+    others = (*_add_words(stages), *_add_questions(stages))
+    for stage in (scored, compared, made, written, taught, *others):
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top
 
@@ -211,6 +253,33 @@ def _add_words(stages: Any) -> tuple[argparse.ArgumentParser, ...]:
     for stage in (asked, given):
         stage.add_argument("--indexes", type=Path, default=Path("indexes"), help="folder (default: indexes)")
     return built, asked
+
+
+def _add_questions(stages: Any) -> tuple[argparse.ArgumentParser, ...]:
+    """Add what many runs are asked together; return the parsers."""
+    reported = stages.add_parser("concepts", help="set accuracy against the frequency of concepts in training")
+    reported.add_argument("--name", required=True, help="key of the section concepts")
+    reported.add_argument("--concepts", type=Path, help="counted concepts (default: data/concepts/NAME)")
+    reduced = Path("data/reduced")
+    reported.add_argument("--reduced", type=Path, default=reduced, help=f"folder of the policies (default: {reduced})")
+    reported.add_argument("--out", type=Path, help="folder to publish (default: reports/concepts/NAME)")
+    reported.set_defaults(action=_concepts)
+    studied = stages.add_parser("study", help="say what the runs of a study show together, as a page and a figure")
+    studied.add_argument("--name", required=True, help="key of the section studies")
+    studied.add_argument("--out", type=Path, help="folder to publish (default: reports/studies/NAME)")
+    studied.set_defaults(action=_study)
+    brought = stages.add_parser("external", help="bring a public evaluation set into clip_benchmark's format")
+    brought.add_argument("--preset", help="name of the set, see --list")
+    brought.add_argument("--language", help="for sets in several languages")
+    brought.add_argument("--root", type=Path, help="where the preset's data are")
+    brought.add_argument("--folder", type=Path, help="instead of a preset: a folder with one folder per class")
+    brought.add_argument("--out", type=Path, help="folder to write (default: data/external/NAME)")
+    brought.add_argument("--list", action="store_true", help="say which presets there are")
+    brought.set_defaults(action=_external)
+    for stage in (reported, studied):
+        folder = Path("reports/runs")
+        stage.add_argument("--reports", type=Path, default=folder, help=f"folder of report folders (default: {folder})")
+    return reported, studied
 
 
 def main(arguments: list[str] | None = None) -> int:

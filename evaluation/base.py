@@ -49,7 +49,8 @@ class Evaluator(Protocol):
         Config: The evaluator's own section, below ``evaluation.evaluators`` in params.yaml.
         needs: Split role -> what to extract for each of its samples: ``"images"``, ``"captions"``, ``"pooled"``
             (image features before the projection), ``"further_captions"`` (texts of KEY.json, not encoded),
-            ``"metadata"`` (all of KEY.json), ``"patches"`` and ``"pictures"`` (readers, for what is too much to keep).
+            ``"metadata"`` (all of KEY.json), ``"caption_sets"`` (several captions per picture), ``"patches"`` and
+            ``"pictures"`` (readers, for what is too much to keep).
     """
 
     Config: ClassVar[type[Section]]

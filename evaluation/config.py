@@ -5,9 +5,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from assets.errors import ConfigError
+from assets.errors import ConfigError, message
 from assets.section import Section
-from evaluation.base import evaluator_config
+from evaluation.base import evaluator_class, evaluator_config
+from evaluation.external.config import PROVIDED, ExternalConfig, ExternalName
 
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_]*)+$")]
 
@@ -29,6 +30,8 @@ class EvaluationConfig(Section):
     bootstrap: BootstrapConfig
     evaluators: dict[str, dict[str, Any]] = Field(min_length=1)
     """Evaluator name (a key of ``evaluation.EVALUATORS``) -> its own config; those named here run, in this order."""
+    external: dict[ExternalName, ExternalConfig] = Field(default_factory=dict[ExternalName, ExternalConfig])
+    """Sets in clip-benchmark's format that models are scored on too: name of the folder in ``data/external`` -> how."""
 
     @model_validator(mode="after")
     def _check_evaluators(self) -> Self:
@@ -37,6 +40,22 @@ class EvaluationConfig(Section):
                 evaluator_config(name, values)
             except ConfigError as error:
                 raise PydanticCustomError("evaluator", "{text}", {"text": str(error)}) from error
+        return self
+
+    @model_validator(mode="after")
+    def _check_external(self) -> Self:
+        for name, external in self.external.items():
+            place = f"external.{name}.evaluators"
+            if absent := [key for key in external.evaluators if key not in self.evaluators]:
+                wanted = f"one of {', '.join(self.evaluators)}"
+                text = message(
+                    f"{place}: no such evaluator", absent[0], wanted, "configure it in evaluation.evaluators"
+                )
+                raise PydanticCustomError("external", "{text}", {"text": text})
+            for key in external.evaluators:
+                if not any(needed <= PROVIDED for needed in evaluator_class(key).needs.values()):
+                    text = f"{place}: {key} needs more than pictures, classes and captions; leave it out"
+                    raise PydanticCustomError("external", "{text}", {"text": text})
         return self
 
 

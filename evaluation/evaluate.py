@@ -16,12 +16,16 @@ from assets.section import parse
 from evaluation.base import Evaluator, Result, entry_modules, evaluator_class, evaluator_config
 from evaluation.config import EvaluationConfig
 from evaluation.encoder import load_encoder
+from evaluation.external.config import EXTERNAL
+from evaluation.external.score import join_results, plan_sets, score_sets, set_inputs
 from evaluation.features import Batches, extract
 from evaluation.intervals import Bootstrap
 from evaluation.nested import flatten, rounded
 
 
-def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: Path) -> None:
+def evaluate(
+    name: str, params: Path, model: Path, raw: Path, valid: Path, out: Path, external: Path = EXTERNAL
+) -> None:
     """Score one model and publish its report folder.
 
     Args:
@@ -31,6 +35,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         raw: The data set, from ``ingest``.
         valid: The accepted keys, from ``validate``.
         out: The folder to publish: metrics.json, intervals.json, the evaluators' tables and documents, manifest.json.
+        external: Folder of the sets that ``evaluation.external`` names.
 
     Raises:
         ConfigError: A wrong value in params.yaml, before any work.
@@ -38,7 +43,8 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
     """
     config = parse(EvaluationConfig, read_sections(params)["evaluation"], f"{params}: evaluation")
     machine = load_machine(params)
-    inputs = _check_inputs(model, raw, valid)
+    planned = plan_sets(config, external)
+    inputs = _check_inputs(model, raw, valid) | set_inputs(planned)
     bootstrap = Bootstrap(config.bootstrap.resamples, config.bootstrap.seed)
     evaluators = {
         key: evaluator_class(key)(evaluator_config(key, values), bootstrap) for key, values in config.evaluators.items()
@@ -48,6 +54,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         batches = Batches(config.batch_size, machine.workers)
         features = extract(encoder, raw, valid, all_needs(evaluators), batches, stage, params)
         results = {key: evaluator.run(features) for key, evaluator in evaluators.items()}
+        join_results(results, score_sets(planned, config, encoder, batches, stage))
         for key, result in results.items():
             if not any(features.with_role(role) for role in evaluators[key].needs):
                 stage.log.warning("%s: %s has no split of role %s", raw, key, " or ".join(evaluators[key].needs))
@@ -56,6 +63,7 @@ def evaluate(name: str, params: Path, model: Path, raw: Path, valid: Path, out: 
         with atomic_folder(out) as folder:
             write_results(folder, results)
             counts = {f"images_{split.split}": len(split.keys) for split in features.splits}
+            counts |= {f"images_external_{key}": len(one.external.keys) for key, one in planned.items()}
             plain = config.model_dump(mode="json")
             write_manifest(folder, "report", name, plain, counts, inputs, code_digest(*entry_modules()))
         stage.send(flatten({key: result.metrics for key, result in results.items()}), force=True)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from assets.features.captions import read_further_captions
 from assets.progress import Progress, Stage
+from evaluation.caption_lists import caption_list
 from evaluation.encoder import Encoder
 from evaluation.samples import (
     ClassFacts,
@@ -54,6 +55,8 @@ class SplitFeatures:
         metadata: What each sample's KEY.json says, [n]; empty when it was not asked for.
         patches: Reads patches of chosen samples, or None when they were not asked for, or the model has none.
         pictures: Encodes pictures that are altered first, or None when that was not asked for.
+        caption_sets: All captions of each picture, at least one each, [n]; empty when they were not asked for, or no
+            picture has several.
     """
 
     split: str
@@ -70,6 +73,7 @@ class SplitFeatures:
     metadata: Sequence[Mapping[str, Any]] = ()
     patches: "PatchReader | None" = None
     pictures: "PictureReader | None" = None
+    caption_sets: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +232,20 @@ class PictureReader:
         """
         self._encoder, self._pairs, self._batches, self._stage = encoder, pairs, batches, stage
 
-    def encode(self, alter: Alteration, what: str) -> ImageFeatures:
-        """Encode every picture of the split after an alteration.
+    def encode(self, alter: Alteration, what: str, rows: Sequence[int] | None = None) -> ImageFeatures:
+        """Encode pictures of the split after an alteration.
 
         Args:
             alter: The alteration.
             what: Its name, for the progress.
+            rows: Places in the split of the pictures wanted, at least one; None for all of them.
 
         Returns:
-            Features of all pictures in the split's order, [n, D] and [n, W].
+            Features in the order of ``rows``, or of the split, [n, D] and [n, W].
         """
-        images = _AlteredImages(self._pairs, self._encoder.preprocess_array, alter)
-        with self._stage.progress(f"encode {what}", len(self._pairs), "image") as progress:
+        rows = range(len(self._pairs)) if rows is None else rows
+        images = Subset(_AlteredImages(self._pairs, self._encoder.preprocess_array, alter), rows)
+        with self._stage.progress(f"encode {what}", len(rows), "image") as progress:
             found, pooled = _joined(self._encoder.encode_images(self._batches.of(images)), True, progress)
         assert pooled is not None
         return ImageFeatures(found, pooled)
@@ -261,7 +267,7 @@ def extract(
         raw: Folder of ``ingest``.
         valid: Folder of ``validate``.
         needs: Split role -> ``"images"``, ``"pooled"``, ``"captions"``, ``"further_captions"``, ``"metadata"``,
-            ``"patches"`` and ``"pictures"`` as wanted; images always come.
+            ``"caption_sets"``, ``"patches"`` and ``"pictures"`` as wanted; images always come.
         batches: How pictures are read.
         stage: For progress.
         params: The params.yaml, which names the store when shards are URLs.
@@ -301,6 +307,7 @@ def extract(
                     _metadata(pairs, facts.name) if "metadata" in wanted else (),
                     PatchReader(encoder, pairs, batches) if "patches" in wanted and encoder.grid else None,
                     PictureReader(encoder, pairs, batches, stage) if "pictures" in wanted else None,
+                    _caption_sets(pairs, facts.name) if "caption_sets" in wanted else (),
                 )
             )
     return Features(tuple(found), dataset_classes(dataset), encoder.text, dataset_languages(dataset))
@@ -322,6 +329,14 @@ def _metadata(pairs: Pairs, split: str) -> list[Mapping[str, Any]]:
     """Return what KEY.json says of every sample."""
     reader = MetadataReader(pairs, metadata_places(pairs, split))
     return [reader.read(position) for position in range(len(pairs))]
+
+
+def _caption_sets(pairs: Pairs, split: str) -> list[list[str]]:
+    """Return the captions that KEY.json lists for each sample, or its only one; nothing where no sample has a list."""
+    listed = [caption_list(facts) for facts in _metadata(pairs, split)]
+    if not any(listed):
+        return []
+    return [own or [str(caption)] for own, caption in zip(listed, pairs.captions.to_pylist(), strict=True)]
 
 
 def _split_texts(pairs: Pairs, text: TextSide | None) -> tuple[list[str], Array | None, npt.NDArray[np.int64] | None]:

@@ -1,6 +1,8 @@
 """The plots of the leaderboard page; each takes results and returns one inline SVG."""
 
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from evaluation.svg import GRID, INK, MUTED, STYLE, SURFACE, colour, dashes, lim
 FREQUENCIES = ("head", "mid", "tail")
 COMPUTE = "training compute, FLOPs"
 _HEIGHT, _LEGEND_ROW = 3.1, 0.19
+_TITLE_LETTERS, _LABEL_LETTERS, _LABEL_ROW = 44, 22, 0.14
 
 
 class Point(NamedTuple):
@@ -34,6 +37,29 @@ class Point(NamedTuple):
     estimate: Estimate
 
 
+def title_over(axes: Axes, title: str) -> None:
+    """Put a title over the whole figure, in as many rows as it needs: long labels leave the axes too little width."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    text = textwrap.fill(title, _TITLE_LETTERS, break_long_words=False)
+    # fmt: off
+    figure.suptitle(
+        text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"], fontweight=STYLE["axes.titleweight"], color=INK
+    )
+    # fmt: on
+
+
+def _rows(label: str) -> str:
+    """Break a long label at its spaces and underscores, so that it leaves room for the scores beside it."""
+    words = re.split(r"(?<=[ _-])", label)
+    rows = [""]
+    for word in words:
+        if rows[-1] and len(rows[-1] + word.rstrip()) > _LABEL_LETTERS:
+            rows.append("")
+        rows[-1] += word
+    return "\n".join(row.rstrip() for row in rows)
+
+
 def metric_panel(name: str, title: str, groups: Sequence[Group], series: Mapping[str, int], metric: str) -> str:
     """Draw one metric: a dot with its 95 % interval per group, the seeds behind it, and the chance level.
 
@@ -46,8 +72,10 @@ def metric_panel(name: str, title: str, groups: Sequence[Group], series: Mapping
     """
     found = [(group, estimate) for group in groups if (estimate := group.estimate(metric))]
     chance = chance_of(metric, found[0][0].rows[0].metrics)
+    labels = [_rows(group.label) for group, _ in found]
+    most_rows = max((label.count("\n") for label in labels), default=0)
     with rc_context(STYLE):
-        figure, axes = panel(0.95 + 0.34 * len(found))
+        figure, axes = panel(0.95 + (0.34 + _LABEL_ROW * max(most_rows - 1, 0)) * len(found))
         values = [0.0] if chance is None else [0.0, chance]
         for place, (group, estimate) in enumerate(found):
             tint = colour(series[group.label])
@@ -59,10 +87,10 @@ def metric_panel(name: str, title: str, groups: Sequence[Group], series: Mapping
                 "chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(3, 1), textcoords="offset points",
                 fontsize=7.5, color=MUTED, va="bottom",
             )  # fmt: skip
-        axes.set_yticks(range(len(found)), [group.label for group, _ in found])
+        axes.set_yticks(range(len(found)), labels, fontsize=8.5 if most_rows else 10)
         axes.set_ylim(len(found) - 0.4, -0.6)
         axes.set_xlim(*limits(values))
-        axes.set_title(title)
+        title_over(axes, title)
         percent_axis(axes, "x")
         words = "; ".join(f"{group.label} {100 * estimate.value:.1f} %" for group, estimate in found)
         return to_svg(figure, name, f"{title}: {words}")
@@ -81,7 +109,7 @@ def _interval(axes: Axes, estimate: Estimate, place: float, tint: str, shape: st
 def cost_panel(
     name: str, title: str, groups: Sequence[Group], series: Mapping[str, int], metric: str, cost: tuple[str, str]
 ) -> str:
-    """Draw a metric against what it cost.
+    """Draw a metric against what it cost, with a line through the groups that no other beats in both.
 
     Args:
         name: Unique in the page.
@@ -105,15 +133,32 @@ def cost_panel(
                 [spent], [estimate.value], s=48, marker=shape, color=tint, edgecolors=SURFACE, label=group.label
             )
             values += [estimate.value, *(end for end in (estimate.low, estimate.high) if end is not None)]
+        front = _front(axes, [Point(group.label, spent, estimate) for group, spent, estimate in found])
         _cost_axis(axes, costs, cost[1])
         axes.set_ylim(*limits(values, 0.1))
         percent_axis(axes, "y")
-        axes.set_title(title)
+        title_over(axes, title)
         _legend(axes, [group.label for group, _, _ in found])
         words = "; ".join(
             f"{group.label} {100 * estimate.value:.1f} % at {spent:.3g}" for group, spent, estimate in found
         )
-        return to_svg(figure, name, f"{title} against {cost[1]}: {words}")
+        return to_svg(figure, name, f"{title} against {cost[1]}: {words}; {front}")
+
+
+def _front(axes: Axes, points: Sequence[Point]) -> str:
+    """Draw the line through the points that no other beats in cost and score, and say which they are."""
+    places = pareto_front([(point.cost, point.estimate.value) for point in points])
+    front = [points[place] for place in places]
+    axes.plot(
+        [point.cost for point in front], [point.estimate.value for point in front], color=MUTED, linewidth=1.2,
+        drawstyle="steps-post", zorder=1,
+    )  # fmt: skip
+    # a front of one point is no line, so what is on it has a ring as well
+    axes.scatter(
+        [point.cost for point in front], [point.estimate.value for point in front], s=130, facecolors="none",
+        edgecolors=MUTED, linewidths=1, zorder=1,
+    )  # fmt: skip
+    return "Pareto front: " + ", ".join(point.label for point in front)
 
 
 def pareto_panel(name: str, title: str, points: Sequence[Point], series: Mapping[str, int], axis: str) -> str:
@@ -126,16 +171,12 @@ def pareto_panel(name: str, title: str, points: Sequence[Point], series: Mapping
         series: Group label -> number of its colour.
         axis: What the cost is.
     """
-    front = [points[place] for place in pareto_front([(point.cost, point.estimate.value) for point in points])]
     costs = [point.cost for point in points]
     values = [value for point in points for value in _ends(point.estimate)]
     with rc_context(STYLE):
         figure, axes = panel(_HEIGHT)
         _cost_axis(axes, costs, axis)
-        axes.plot(
-            [point.cost for point in front], [point.estimate.value for point in front], color=MUTED, linewidth=1.2,
-            drawstyle="steps-post",
-        )  # fmt: skip
+        front = _front(axes, points)
         for number, point in enumerate(sorted(points, key=lambda point: (point.cost, point.estimate.value))):
             tint = colour(series[point.label])
             ends = _ends(point.estimate)
@@ -149,10 +190,9 @@ def pareto_panel(name: str, title: str, points: Sequence[Point], series: Mapping
             )  # fmt: skip
         axes.set_ylim(*limits(values, 0.1))
         percent_axis(axes, "y")
-        axes.set_title(title)
+        title_over(axes, title)
         words = "; ".join(f"{point.label} {100 * point.estimate.value:.1f} % at {point.cost:.3g}" for point in points)
-        best = ", ".join(point.label for point in front)
-        return to_svg(figure, name, f"{title} against {axis}: {words}; Pareto front: {best}")
+        return to_svg(figure, name, f"{title} against {axis}: {words}; {front}")
 
 
 def _ends(estimate: Estimate) -> list[float]:
@@ -231,7 +271,7 @@ def frequency_panel(name: str, title: str, groups: Sequence[Group], series: Mapp
         axes.set_xlim(-0.5, len(FREQUENCIES) - 0.5)
         axes.set_ylim(bottom=0)
         percent_axis(axes, "y")
-        axes.set_title(title)
+        title_over(axes, title)
         _legend(axes, labels)
         return to_svg(figure, name, f"{title}, head, mid and tail: {'; '.join(words)}")
 
@@ -254,7 +294,7 @@ def curve_panel(name: str, title: str, curves: Mapping[str, Sequence[Curve]], se
                     steps, values, color=colour(series[label]), linestyle=dashes(series[label]), linewidth=1.3,
                     alpha=0.85, label=label if number == 0 else None,
                 )  # fmt: skip
-        axes.set_title(title)
+        title_over(axes, title)
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.tick_params(length=0)
@@ -294,7 +334,7 @@ def compute_panel(
             percent_axis(axes, "y")
         axes.grid(axis="both")
         axes.tick_params(length=0)
-        axes.set_title(title)
+        title_over(axes, title)
         _legend(axes, list(curves))
         return to_svg(figure, name, f"{title} against {COMPUTE}: {'; '.join(words)}")
 
@@ -322,5 +362,5 @@ def reasons_panel(name: str, title: str, counts: Mapping[str, int]) -> str:
         axes.tick_params(length=0)
         axes.spines["bottom"].set_visible(False)
         axes.axvline(0, color=GRID, linewidth=1)
-        axes.set_title(title)
+        title_over(axes, title)
         return to_svg(figure, name, title + ": " + "; ".join(f"{reason} {count}" for reason, count in ordered))

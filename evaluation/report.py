@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluation.concept_tables import class_tables
 from evaluation.config import ReportConfig
 from evaluation.curves import ComputeCurves, Curve, compute_curves, step_curves
+from evaluation.failures import confusions, preferred_foils
 from evaluation.figures import (
     COMPUTE,
     FREQUENCIES,
@@ -19,14 +23,52 @@ from evaluation.figures import (
     metric_panel,
     reasons_panel,
 )
+from evaluation.measure_tables import language_tables, measure_tables
 from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
 from evaluation.samples import DATASET
 from evaluation.size_and_speed import read_exports, size_and_speed
 from evaluation.thumbnails import thumbnails
+from evaluation.unit_scores import comparisons
 from evaluation.word_panel import word_blocks
-from evaluation.wording import curve_words, duration, is_recall, metric_words, percent, plain, quantity
+from evaluation.wording import (
+    breakable,
+    curve_words,
+    duration,
+    is_recall,
+    metric_words,
+    percent,
+    plain,
+    points,
+    quantity,
+)
 
+_OPEN = ("leaderboard", "scores", "pairs", "cost")
 _COSTS = (("flops", COMPUTE), ("train_seconds", "training time, seconds"))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of what the page shows of a data set.
+
+    Attributes:
+        name: Of its template, ``part_<name>.html.j2``.
+        title: Heading.
+        anchor: Unique in the page.
+    """
+
+    name: str
+    title: str
+    anchor: str
+
+    @property
+    def template(self) -> str:
+        """The file below ``templates``."""
+        return f"part_{self.name}.html.j2"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the reader sees it without opening it."""
+        return self.name in _OPEN
 
 
 def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
@@ -49,6 +91,8 @@ def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
     )
     environment.filters |= {
         "percent": percent,
+        "points": points,
+        "breakable": breakable,
         "quantity": quantity,
         "duration": duration,
         "words": metric_words,
@@ -94,7 +138,8 @@ def _section(
     best = rows[0]
     exports = read_exports(folders.exports, rows)
     main = metric_words(config.main_metric)
-    return {
+    baseline = min(rows, key=lambda row: row.place).label
+    section = {
         "dataset": dataset,
         "rows": rows,
         "groups": groups,
@@ -111,11 +156,53 @@ def _section(
         "figures": figures,
         "sizes": size_and_speed(f"d{number}", main, groups, exports, series, config.main_metric),
         "words": word_blocks(rows, folders.reports, suite_order),
-        "examples": _examples(best.run, dataset, folders, config),
+        "comparisons": comparisons(groups, config.main_metric, columns, folders.reports, baseline),
+        **_tables(groups, folders),
+        **_pictures(best.run, dataset, folders, config),
         "all_metrics": sorted({metric for row in rows for metric in row.metrics if is_score(metric)}),
         "chance_of": chance_of,
         "summary": summary,
     }
+    return {**section, "parts": _parts(f"d{number}", section)}
+
+
+def _tables(groups: Sequence[Group], folders: Folders) -> dict[str, Any]:
+    """Return the tables by recipe; each is empty where no run has such results."""
+    return {
+        "classes": class_tables(groups, folders.reports, suite_order),
+        "languages": language_tables(groups, suite_order),
+        "robustness": measure_tables(groups, "robustness", suite_order, ("top1", "corrupted_top1", "num_retained")),
+        "composition": measure_tables(groups, "composition", suite_order, ("accuracy",)),
+        "spectra": measure_tables(groups, "spectra", suite_order),
+        "tuning": measure_tables(groups, "tuning", suite_order, ("lp_top1", "mlp_top1", "nmtune_top1")),
+    }
+
+
+def _parts(name: str, section: Mapping[str, Any]) -> list[Part]:
+    """Return the parts that have something to show, in the order of the page."""
+    figures = section["figures"]
+    parts = (
+        ("leaderboard", "Leaderboard", True),
+        ("scores", "Scores with intervals", figures["metrics"]),
+        ("pairs", "Paired comparisons", section["comparisons"]),
+        ("cost", "Score against cost", figures["costs"]),
+        ("size", "Size and speed", section["sizes"]),
+        ("compute", "Score against compute", figures["compute"]),
+        ("frequencies", "Frequent and rare classes", figures["frequencies"]),
+        ("classes", "Every class", section["classes"]),
+        ("languages", "Languages", section["languages"]),
+        ("robustness", "Damaged pictures", section["robustness"]),
+        ("composition", "Captions with one thing wrong", section["composition"]),
+        ("features", "Frozen features", section["spectra"] or section["tuning"]),
+        ("curves", "Training", figures["curves"]),
+        ("words", "Words", section["words"]),
+        ("examples", "What the best run retrieves", section["examples"]),
+        ("failures", "What the best run gets wrong", section["failures"]),
+        ("data", "Data", section["summary"]),
+        ("metrics", "Everything measured", section["all_metrics"]),
+        ("versions", "Versions", True),
+    )
+    return [Part(part, title, f"{name}-{part}") for part, title, content in parts if content]
 
 
 def _mean(group: Group, metric: str) -> float:
@@ -180,14 +267,25 @@ def _compute(
     return figures
 
 
-def _examples(run: str, dataset: str, folders: Folders, config: ReportConfig) -> list[dict[str, Any]]:
-    """Return the best run's example queries with their pictures; none unless it has the retrieval evaluator."""
-    path = folders.reports / run / "retrieval.json"
-    if not path.is_file() or not config.examples:
-        return []
-    suites: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["suites"]
+def _pictures(run: str, dataset: str, folders: Folders, config: ReportConfig) -> dict[str, Any]:
+    """Return what the page shows of the best run's single samples, and their pictures, read in one go."""
+    report = folders.reports / run
+    examples, keys = _examples(report, config)
+    failures = confusions(report, 2 * config.examples, suite_order)
+    foils = preferred_foils(report, config.examples)
+    keys |= {key for block in failures for key in block.keys} | {foil.key for foil in foils}
+    pictures = thumbnails(folders.raw / dataset, keys, config.thumbnail_pixels, folders.params) if keys else {}
+    return {"examples": examples, "failures": failures, "foils": foils, "pictures": pictures}
+
+
+def _examples(report: Path, config: ReportConfig) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the example queries of a run, and which pictures they show; none without the retrieval evaluator."""
+    path = report / "retrieval.json"
     blocks: list[dict[str, Any]] = []
     keys: set[str] = set()
+    if not path.is_file() or not config.examples:
+        return blocks, keys
+    suites: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["suites"]
     for suite, directions in sorted(suites.items(), key=lambda item: suite_order(item[0])):
         for direction, kinds in sorted(directions.items(), reverse=True):
             for kind in ("drawn", "failed"):
@@ -198,8 +296,7 @@ def _examples(run: str, dataset: str, folders: Folders, config: ReportConfig) ->
                 pictured = direction == "text_to_image"
                 keys |= {item["key"] for query in queries for item in (query["ranked"] if pictured else (query,))}
                 blocks.append({"suite": suite, "direction": direction, "kind": kind, "queries": queries})
-    pictures = thumbnails(folders.raw / dataset, keys, config.thumbnail_pixels, folders.params)
-    return [{**block, "pictures": pictures} for block in blocks]
+    return blocks, keys
 
 
 def suite_order(suite: str) -> tuple[bool, str]:

@@ -29,6 +29,7 @@ class Row:
         cost: What it took; at least the names in ``COSTS``, and ``pairs``, those trained on, unless the log is older.
         versions: ``git`` commit of training, ``data`` and ``model`` versions, and ``evaluation`` settings digest.
         device: Where it was trained.
+        place: Its place among the runs of params.yaml.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Row:
     cost: dict[str, float]
     versions: dict[str, str]
     device: str
+    place: int = 0
 
     @property
     def label(self) -> str:
@@ -154,9 +156,9 @@ def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str)
     """
     faults: list[str] = []
     rows: list[Row] = []
-    for name, config in runs.items():
+    for place, (name, config) in enumerate(runs.items()):
         try:
-            rows.append(_read_row(name, config, folders))
+            rows.append(_read_row(name, config, folders, place))
         except DataError as error:
             faults.append(f"run {name}: {error}")
     if faults:
@@ -169,7 +171,7 @@ def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str)
     return sorted(rows, key=lambda row: (-row.metrics[main_metric], row.run))
 
 
-def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
+def _read_row(name: str, config: RunConfig, folders: Folders, place: int) -> Row:
     """Read one run and check that its report is of its present model."""
     report, log = folders.reports / name, folders.runs / name
     manifest = read_manifest(report, "report")
@@ -196,6 +198,7 @@ def _read_row(name: str, config: RunConfig, folders: Folders) -> Row:
             "evaluation": f"{manifest['config_digest']}-{manifest['code']}",
         },
         device=summary["device"],
+        place=place,
     )
 
 

@@ -152,9 +152,10 @@ class Retrieval:
             features: Image and caption features of the splits.
 
         Returns:
-            Metrics and intervals per suite, and the document ``retrieval`` with example queries.
+            Metrics and intervals per suite, the document ``retrieval`` with example queries, and the table
+            ``per_query``.
         """
-        result = Result(metrics={}, intervals={})
+        result = Result(metrics={}, intervals={}, tables={"per_query": []})
         examples: dict[str, dict[str, Any]] = {}
         for split in features.with_role("retrieval"):
             assert split.text_features is not None and split.text_rows is not None
@@ -163,6 +164,7 @@ class Retrieval:
             metrics, intervals = self._summarise(ranks)
             result.metrics[split.suite] = metrics
             result.intervals[split.suite] = intervals
+            result.tables["per_query"] += _query_rows(split, ranks)
             examples[split.suite] = {
                 direction: self._examples(split, pairs, direction == "image_to_text", found)
                 for direction, found in ranks.items()
@@ -228,3 +230,13 @@ class Retrieval:
                 break
         own = split.texts[pairs.text_rows[row]]
         return {"key": split.keys[row], "caption": own, "rank": round(rank, 3), "ranked": ranked}
+
+
+def _query_rows(split: "SplitFeatures", ranks: Mapping[str, Ranks]) -> list[dict[str, object]]:
+    """Return the rows of ``per_query.parquet`` of one suite: expected hits when only the own partner is right."""
+    names = tuple(f"r{k}" for k in KS)
+    return [
+        {"suite": split.suite, "direction": direction, "key": key, **dict(zip(names, hits, strict=True))}
+        for direction, found in ranks.items()
+        for key, hits in zip(split.keys, found.hits.tolist(), strict=True)
+    ]

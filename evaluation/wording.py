@@ -2,6 +2,8 @@
 
 import re
 
+from markupsafe import Markup, escape
+
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -32,9 +34,20 @@ def plain(name: str) -> str:
     return text
 
 
+def breakable(label: str) -> Markup:
+    """Let a long label of words and underscores go on in the next row after each underscore."""
+    return Markup(escape(label).replace("_", Markup("_<wbr>")))
+
+
 def percent(share: float) -> str:
     """Write a share as percent with one decimal, without the sign."""
     return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """Write a difference of shares in percentage points with its sign, e.g. ``+1.3``; a zero has none."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\u2212")
 
 
 def quantity(number: float) -> str:

@@ -17,13 +17,15 @@ from assets.section import Section
 from evaluation.base import Interval, Result
 from evaluation.class_scores import Columns, chances, class_labels, class_means, label_hits, summarise
 from evaluation.intervals import Bootstrap
-from evaluation.ranking import cosines
+from evaluation.ranking import STEP, cosines
 
 if TYPE_CHECKING:
     from evaluation.features import Features, SplitFeatures
     from evaluation.samples import ClassFacts
 
 FIELDS = ("name", "plural", "group")
+NO_FREQUENCY = ""
+"""``ClassFacts.frequency`` of classes of which nobody counted the training samples."""
 _IMAGES_AT_ONCE = 4096
 
 
@@ -67,6 +69,34 @@ def class_hits(
     return np.concatenate(parts)
 
 
+def nearest_classes(
+    image_features: npt.NDArray[np.float32], class_features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Find the class that each image resembles most, and how far its own class is from the best other one.
+
+    Args:
+        image_features: Unit norm, [images, D].
+        class_features: Unit norm, [C, D].
+        labels: Row of each image's class in ``class_features``, [images].
+
+    Returns:
+        Row of the nearest class, the own one where it ties, [images]; cosine of the own class minus that of the best
+        other one, 0 where there is no other, [images].
+    """
+    nearest: list[npt.NDArray[np.int64]] = []
+    margins: list[npt.NDArray[np.float64]] = []
+    for start in range(0, len(image_features), _IMAGES_AT_ONCE):
+        rows = slice(start, start + _IMAGES_AT_ONCE)
+        scores = cosines(image_features[rows], class_features).astype(np.int64)  # [images, C]
+        own_place = labels[rows, None] == np.arange(scores.shape[1])
+        own = scores[own_place]
+        others = np.where(own_place, np.iinfo(np.int64).min, scores)
+        best = others.max(axis=1) if scores.shape[1] > 1 else own
+        nearest.append(np.where(own >= best, labels[rows], others.argmax(axis=1)))
+        margins.append((own - best).astype(np.float64) * STEP)
+    return np.concatenate(nearest), np.concatenate(margins)
+
+
 def fill(template: str, facts: "ClassFacts") -> str:
     """Put a class's words into a template."""
     return template.format(name=facts.name, plural=facts.plural, group=facts.group)
@@ -89,10 +119,10 @@ class ZeroShot:
             features: Image features of the splits, the classes, and the text side.
 
         Returns:
-            Metrics and intervals per suite, and the table ``per_class``.
+            Metrics and intervals per suite, and the tables ``per_class`` and ``per_image``.
         """
         class_features = self._class_features(features)
-        result = Result(metrics={}, intervals={}, tables={"per_class": []})
+        result = Result(metrics={}, intervals={}, tables={"per_class": [], "per_image": []})
         for split in features.with_role("zero_shot"):
             labels = class_labels(split, features.classes)
             hits = class_hits(split.image_features, class_features, labels, (1, 5))
@@ -101,6 +131,8 @@ class ZeroShot:
             result.metrics[split.suite] = metrics
             result.intervals[split.suite] = intervals
             result.tables["per_class"] += _class_rows(split, labels, per_class, features.classes)
+            nearest = nearest_classes(split.image_features, class_features, labels)
+            result.tables["per_image"] += _image_rows(split, labels, hits, nearest, features.classes)
         return result
 
     def _class_features(self, features: "Features") -> npt.NDArray[np.float32]:
@@ -125,7 +157,7 @@ class ZeroShot:
             (("top1", "top5"), hits),
             (("mean_per_class",), per_class[:, :1]),
         ]
-        for frequency in sorted({facts.frequency for facts in classes}):
+        for frequency in sorted({facts.frequency for facts in classes} - {NO_FREQUENCY}):
             rows = [row for row, facts in enumerate(classes) if facts.frequency == frequency]
             groups.append(((frequency,), per_class[rows, :1]))
         metrics, intervals = summarise(groups, self._bootstrap)
@@ -153,4 +185,28 @@ def _class_rows(
             "top5": float(per_class[row, 1]),
         }
         for row, facts in enumerate(classes)
+    ]
+
+
+def _image_rows(
+    split: "SplitFeatures",
+    labels: npt.NDArray[np.int64],
+    hits: npt.NDArray[np.float64],
+    nearest: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]],
+    classes: Sequence["ClassFacts"],
+) -> list[dict[str, object]]:
+    """Return the rows of ``per_image.parquet`` of one suite: what paired comparisons and failure cases read."""
+    ids = [facts.class_id for facts in classes]
+    columns = zip(split.keys, labels.tolist(), nearest[0].tolist(), hits.tolist(), nearest[1].tolist(), strict=True)
+    return [
+        {
+            "suite": split.suite,
+            "key": key,
+            "class_id": ids[label],
+            "predicted": ids[guess],
+            "top1": top1,
+            "top5": top5,
+            "margin": margin,
+        }
+        for key, label, guess, (top1, top5), margin in columns
     ]

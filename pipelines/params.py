@@ -19,12 +19,14 @@ from assets.store import StoreConfig
 from pipelines.references import Entries, wrong_references
 
 if TYPE_CHECKING:
+    from assets.concepts.config import ConceptsConfig
     from assets.dataset import DatasetConfig
     from assets.features.config import FeaturesConfig
     from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
     from evaluation.export_config import ExportConfig
+    from evaluation.studies.config import StudyConfig
     from evaluation.words.index_config import IndexConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
@@ -46,12 +48,14 @@ class Params:
     features: Mapping[str, "FeaturesConfig"]
     embeddings: Mapping[str, "EmbeddingsConfig"]
     captioners: Mapping[str, "CaptionerConfig"]
+    concepts: Mapping[str, "ConceptsConfig"]
     policies: Mapping[str, "PolicyConfig"]
     teachers: Mapping[str, "TeacherConfig"]
     recipes: Mapping[str, "RecipeConfig"]
     runs: Mapping[str, "RunConfig"]
     exports: Mapping[str, "ExportConfig"]
     indexes: Mapping[str, "IndexConfig"]
+    studies: Mapping[str, "StudyConfig"]
     evaluation: "EvaluationConfig"
     report: "ReportConfig"
 
@@ -123,12 +127,14 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     Raises:
         ConfigError: Listing every fault, one a line.
     """
+    from assets.concepts.config import ConceptsConfig
     from assets.dataset import DatasetConfig
     from assets.features.config import parse_features
     from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
     from evaluation.export_config import ExportConfig
+    from evaluation.studies.config import StudyConfig
     from evaluation.words.index_config import IndexConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
@@ -142,12 +148,14 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     features = faults.entries(parse_features, data["features"], f"{params}: features", may_be_empty=True)
     embeddings = faults.optional(EmbeddingsConfig, data["embeddings"], f"{params}: embeddings")
     captioners = faults.optional(CaptionerConfig, data["captioners"], f"{params}: captioners")
+    concepts = faults.optional(ConceptsConfig, data["concepts"], f"{params}: concepts")
     policies = faults.optional(PolicyConfig, data["policies"], f"{params}: policies")
     teachers = faults.optional(TeacherConfig, data["teachers"], f"{params}: teachers")
     recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
     runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
     exports = faults.optional(ExportConfig, data["exports"], f"{params}: exports")
     indexes = faults.optional(IndexConfig, data["indexes"], f"{params}: indexes")
+    studies = faults.optional(StudyConfig, data["studies"], f"{params}: studies")
     evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
     report = faults.section(ReportConfig, data["report"], f"{params}: report")
     if not isinstance(data["profile"], str):
@@ -156,14 +164,15 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     _check_methods(faults, methods, memory)
     used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
     trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports, "indexes": indexes}
-    for text in wrong_references(data, {**used, **trained}):
+    told: Entries = {"concepts": concepts, "studies": studies}
+    for text in wrong_references(data, {**used, **trained, **told}):
         faults.add(f"{params}: {text}")
     _check_main_metric(faults, evaluation, report, params)
     if faults.lines or machine is None or store is None or evaluation is None or report is None:
         raise ConfigError("\n".join(faults.lines))
     return Params(
-        *(data["profile"], machine, store, datasets, features, embeddings, captioners, policies),
-        *(teachers, recipes, runs, exports, indexes, evaluation, report),
+        *(data["profile"], machine, store, datasets, features, embeddings, captioners, concepts, policies),
+        *(teachers, recipes, runs, exports, indexes, studies, evaluation, report),
     )
 
 

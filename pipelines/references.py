@@ -38,10 +38,13 @@ REFERENCES: dict[str, tuple[_Reference, ...]] = {
     "features": (_DATASET,),
     "embeddings": (_DATASET, _Reference("run", "runs", optional=True)),
     "captioners": (_DATASET, _Reference("run", "runs", optional=True)),
+    "concepts": (_DATASET, _Reference("embeddings", "embeddings", optional=True, same_data=True)),
+    "studies": (_DATASET, _Reference("recipe", "recipes")),
     "policies": (
         _DATASET,
         _Reference("embeddings", "embeddings", optional=True, same_data=True),
         _Reference("captioner", "captioners", optional=True, same_data=True),
+        _Reference("concepts", "concepts", optional=True, same_data=True),
     ),
     "teachers": (
         _DATASET,
@@ -65,7 +68,8 @@ _JUDGES = ("embeddings", "captioners", "teachers")
 """What a policy, or a run itself, goes by."""
 _WAYS: dict[str, dict[str, str]] = {
     "runs": {"policy": "policies", "teacher": "teachers", "start": "runs"},
-    "policies": {"embeddings": "embeddings", "captioner": "captioners"},
+    "policies": {"embeddings": "embeddings", "captioner": "captioners", "concepts": "concepts"},
+    "concepts": {"embeddings": "embeddings"},
     "embeddings": {"run": "runs"},
     "captioners": {"run": "runs"},
     "teachers": {"run": "runs", "ensemble_with": "teachers"},

@@ -21,16 +21,19 @@ from assets.section import read_yaml, unknown
 BASELINES = "baselines"
 _NOT_RESOURCES = (".py", ".pyc", ".pyi", ".md")
 _VALIDATE = "validate-"
-_PLAIN = {
-    "features": ("features", "assets.features.run"),
-    "embeddings": ("embed", "evaluation.embed"),
-    "captioners": ("captioner", "training.captioner.run"),
-    "policies": ("reduce", "assets.reduction.run"),
-    "teachers": ("teach", "evaluation.teach"),
-    "exports": ("export", "evaluation.export"),
-    "indexes": ("index", "evaluation.words.build"),
-}
-"""Section -> the stage of its entries and the module of all of them."""
+_PLAIN = (
+    ("features", "features", "assets.features.run"),
+    ("embeddings", "embed", "evaluation.embed"),
+    ("captioners", "captioner", "training.captioner.run"),
+    ("concepts", "concepts", "assets.concepts.run"),
+    ("concepts", "concept_report", "evaluation.concepts.report"),
+    ("policies", "reduce", "assets.reduction.run"),
+    ("teachers", "teach", "evaluation.teach"),
+    ("exports", "export", "evaluation.export"),
+    ("indexes", "index", "evaluation.words.build"),
+    ("studies", "study", "evaluation.studies.run"),
+)
+"""Section, a stage of its entries, and the module of all of them."""
 
 
 def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]]:
@@ -57,7 +60,7 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")
         entries[f"ingest-{name}"] = ["assets.ingest", module]
         entries[f"{_VALIDATE}{name}"] = ["assets.validation.run"]
-    for section, (stage, module) in _PLAIN.items():
+    for section, stage, module in _PLAIN:
         for name in params.get(section) or {}:
             entries[f"{stage}-{name}"] = [module]
     for name, recipe in (params.get("recipes") or {}).items():

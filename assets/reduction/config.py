@@ -137,8 +137,9 @@ class ConceptBalanceStep(Section):
     """How many; or ``threshold``."""
     threshold: int | None = Field(default=None, ge=1)
     """Pairs up to which a concept keeps all of them."""
-    entries: Literal["auto", "classes", "words"] = "auto"
-    """Concepts: names of the data set's classes, or words of captions; auto takes classes where there are any."""
+    entries: Literal["auto", "classes", "words", "found"] = "auto"
+    """Concepts: names of the data set's classes, or words of captions; auto takes classes where there are any. ``found``
+    takes those of the policy's ``concepts``, in caption and picture both where pictures were looked at."""
     min_count: int = Field(default=5, ge=1)
     """Captions a word must stand in to be an entry."""
     unmatched: Literal["keep", "drop"] = "drop"
@@ -151,7 +152,22 @@ class ConceptBalanceStep(Section):
         return self
 
 
-Step = RandomStep | TldrStep | ClipScoreStep | LikelihoodStep | SemDedupStep | NearDuplicatesStep | ConceptBalanceStep
+class ConceptAgreementStep(Section):
+    """Drops pairs whose caption and picture both speak of concepts, but of none in common; never for an empty side."""
+
+    kind: Literal["concept_agreement"]
+
+
+Step = (
+    RandomStep
+    | TldrStep
+    | ClipScoreStep
+    | LikelihoodStep
+    | SemDedupStep
+    | NearDuplicatesStep
+    | ConceptBalanceStep
+    | ConceptAgreementStep
+)
 
 
 class CaptionFilter(Section):
@@ -256,6 +272,8 @@ class PolicyConfig(Section):
     """Entry of ``embeddings``, for steps that look at scores or pictures; or none."""
     captioner: str
     """Entry of ``captioners``, for codes and generated captions; or none."""
+    concepts: str
+    """Entry of ``concepts``, for steps that ask what captions and pictures speak of; or none."""
     seed: int = Field(default=0, ge=0)
     """Seed of every draw."""
     steps: tuple[Annotated[Step, Field(discriminator="kind")], ...] = ()
@@ -291,6 +309,8 @@ class PolicyConfig(Section):
                 raise ValueError(f"{where} clusters image embeddings; name them in embeddings")
             if self.captioner == NONE and isinstance(step, TldrStep) and step.features.startswith("codes"):
                 raise ValueError(f"{where} clusters codes; name the captioner that makes them")
+            if self.concepts == NONE and wants_concepts(step):
+                raise ValueError(f"{where} asks for concepts that were found; name them in concepts")
         if self.captioner == NONE and isinstance(self.caption_rule, _Generated):
             raise ValueError(f"captions {self.caption_rule.kind} need generated ones; name a captioner")
         return self
@@ -303,6 +323,12 @@ def by(step: Step) -> By | None:
     if isinstance(step, LikelihoodStep):
         return "likelihood"
     return step.by if isinstance(step, TldrStep) and step.wants_scores else None
+
+
+def wants_concepts(step: Step) -> bool:
+    """Say whether a step asks for concepts that the stage ``concepts`` found."""
+    balances = isinstance(step, ConceptBalanceStep) and step.entries == "found"
+    return balances or isinstance(step, ConceptAgreementStep)
 
 
 def _wants_pictures(step: Step) -> bool:
@@ -323,7 +349,8 @@ def load_policy(params: Path, name: str) -> PolicyConfig:
     where = f"{params}: policies.{name}"
     config = parse(PolicyConfig, entry(sections, "policies", name, params), where)
     entry(sections, "datasets", config.dataset, params)
-    for section, wanted in (("embeddings", config.embeddings), ("captioners", config.captioner)):
+    named = (("embeddings", config.embeddings), ("captioners", config.captioner), ("concepts", config.concepts))
+    for section, wanted in named:
         if wanted == NONE:
             continue
         dataset = entry(sections, section, wanted, params)["dataset"]

@@ -59,6 +59,8 @@ def explain(folder: Path, key: str) -> str:
         lines.append(f"  cosine to the closest earlier pair of its cluster: {row['similarity']:.4f}")
     if row["kept"]:
         lines.append(f"  caption: {row['caption']}" if row["caption"] is not None else "  caption: its own")
+        if row["caption_of"] is not None:
+            lines.append(f"  as noise, it was given the caption of {row['caption_of']}")
     return "\n".join(lines)
 
 

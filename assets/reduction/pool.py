@@ -23,12 +23,14 @@ from assets.reduction.captions import Generated, read_generated
 from assets.reduction.config import (
     MEASURES,
     By,
+    ConceptAgreementStep,
     PolicyConfig,
     SemDedupStep,
     Step,
     TldrStep,
     by,
 )
+from assets.reduction.found_concepts import FoundConcepts, read_found
 from assets.reduction.hash_order import key_hashes, ranks
 from assets.reduction.plan import refuse_other_versions
 from assets.sidecar import Sidecar
@@ -47,12 +49,14 @@ class Sources:
         valid: From ``validate``.
         embeddings: From ``embed``, or None.
         captioned: From ``captioner``, or None.
+        concepts: From ``concepts``, or None.
     """
 
     raw: Path
     valid: Path
     embeddings: Path | None
     captioned: Path | None
+    concepts: Path | None = None
 
     def versions(self) -> dict[str, str]:
         """Return the version of every folder, after checking that all are made from the same data.
@@ -64,7 +68,8 @@ class Sources:
         read_manifest(self.raw, "raw")
         read_manifest(self.valid, "valid")
         data = dict(found)
-        for name, folder in (("embeddings", self.embeddings), ("captioned", self.captioned)):
+        others = {"embeddings": self.embeddings, "captioned": self.captioned, "concepts": self.concepts}
+        for name, folder in others.items():
             if folder is not None:
                 refuse_other_versions(folder, read_manifest(folder)["inputs"], data)
                 found[name] = version_of(folder)
@@ -113,6 +118,7 @@ class Pool:
         embeddings: None where the policy has none.
         codes: None where the policy has no captioner.
         generated: Generated captions; None where the policy has no captioner.
+        concepts: What captions and pictures speak of; None where the policy has no such entry.
     """
 
     keys: pa.StringArray
@@ -123,6 +129,7 @@ class Pool:
     embeddings: Embeddings | None
     codes: Codes | None
     generated: Generated | None
+    concepts: FoundConcepts | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -157,7 +164,11 @@ def read_pool(config: PolicyConfig, sources: Sources) -> Pool:
         if any(by(step) == "likelihood" for step in config.steps):
             fit["likelihood"] = read_numbers(sources.captioned / CAPTIONS, "likelihood", keys, "captioner")
     captions: pa.StringArray = rows.column("caption").combine_chunks()
-    return Pool(keys, captions, hashes, order, fit, embeddings, codes, generated)
+    concepts = None if sources.concepts is None else read_found(sources.concepts, keys)
+    if concepts is not None and concepts.image is None and any(isinstance(s, ConceptAgreementStep) for s in config.steps):
+        what = f"{sources.concepts} looked at no pictures, so nothing can be said of their agreement with captions"
+        raise ConfigError(message(what, fix="set concepts.NAME.images to truth or clip"))
+    return Pool(keys, captions, hashes, order, fit, embeddings, codes, generated, concepts)
 
 
 def read_numbers(path: Path, column: str, keys: pa.StringArray, stage: str) -> NDArray[np.float32]:

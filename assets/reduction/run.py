@@ -53,6 +53,7 @@ class Folders:
         valid: From ``validate``.
         embeddings: From ``embed``; None where the policy names none.
         captioned: From ``captioner``; None where the policy names none.
+        concepts: From ``concepts``; None where the policy names none.
         out: What is published.
         report: The page about it, with what it cost.
         work: Where unfinished work waits.
@@ -62,6 +63,7 @@ class Folders:
     valid: Path
     embeddings: Path | None
     captioned: Path | None
+    concepts: Path | None
     out: Path
     report: Path
     work: Path
@@ -116,6 +118,7 @@ def reduce(
             folders.valid,
             folders.embeddings if config.embeddings != NONE else None,
             folders.captioned if config.captioner != NONE else None,
+            folders.concepts if config.concepts != NONE else None,
         )
         inputs, code = sources.versions(), code_digest("assets.reduction.run")
         facts = config.model_dump(mode="json")

@@ -25,6 +25,7 @@ from assets.reduction.budget import resolve
 from assets.reduction.clusters import ClusteringConfig, Clusters, cluster
 from assets.reduction.config import (
     ClipScoreStep,
+    ConceptAgreementStep,
     ConceptBalanceStep,
     Features,
     LikelihoodStep,
@@ -37,6 +38,7 @@ from assets.reduction.config import (
 )
 from assets.reduction.features import Watched, feature_table
 from assets.reduction.hash_order import key_hashes
+from assets.reduction.found_concepts import disjoint, matches
 from assets.reduction.pool import Pool, check_step
 from assets.reduction.selection import Selection, selection
 from assets.reduction.steps_concepts import find_concepts
@@ -119,6 +121,10 @@ def carry_out(step: Step, number: int, rows: NDArray[np.int64], shop: Workshop, 
         outcome = _best_fit(step, rows, shop)
     elif isinstance(step, ConceptBalanceStep):
         outcome = _balance(step, rows, shop)
+    elif isinstance(step, ConceptAgreementStep):
+        assert shop.pool.concepts is not None
+        agree = ~disjoint(shop.pool.concepts, rows)
+        outcome = Outcome(selection((agree, "caption and picture share no concept")), {})
     elif isinstance(step, SemDedupStep):
         outcome = _semdedup(step, rows, shop)
     elif isinstance(step, NearDuplicatesStep):
@@ -194,7 +200,11 @@ def _near_duplicates(step: NearDuplicatesStep, rows: NDArray[np.int64], shop: Wo
 
 def _balance(step: ConceptBalanceStep, rows: NDArray[np.int64], shop: Workshop) -> Outcome:
     pool = shop.pool
-    found = find_concepts(pool.captions.take(pa.array(rows)), shop.names, step.entries, step.min_count)
+    if step.entries == "found":
+        assert pool.concepts is not None
+        found = matches(pool.concepts, rows)
+    else:
+        found = find_concepts(pool.captions.take(pa.array(rows)), shop.names, step.entries, step.min_count)
     draws = concept_balance.uniforms(pool.hashes[rows], key_hashes(found.names, shop.seed), found.entries, found.pairs)
     unmatched = step.unmatched == "keep"
     if step.keep is None:
@@ -208,7 +218,7 @@ def _balance(step: ConceptBalanceStep, rows: NDArray[np.int64], shop: Workshop) 
     matched = concept_balance.matched(found.pairs, len(rows))
     facts: dict[str, Any] = {"entries": len(found.names), "threshold_pairs": step.threshold}
     return Outcome(
-        selection((matched | stays, "no concept in its caption"), (stays, "concepts that are frequent")), facts
+        selection((matched | stays, "no concept"), (stays, "concepts that are frequent")), facts
     )
 
 

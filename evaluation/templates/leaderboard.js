@@ -22,3 +22,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// A link of the contents opens the part it leads to; printing opens all.
+const openPart = () => {
+  const part = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (part instanceof HTMLDetailsElement) {
+    part.open = true;
+    part.scrollIntoView();
+  }
+};
+addEventListener("hashchange", openPart);
+for (const link of document.querySelectorAll("nav.contents a")) link.addEventListener("click", () => setTimeout(openPart));
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));
+openPart();

@@ -3,15 +3,19 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
 from assets.errors import ConfigError, DataError
+from assets.index import write_table
 from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.results import Folders, chance_of, group_rows, read_rows
 from tests.evaluation.squares import REPORT, RUNS, write_model, write_params
 
+FOIL = ("suite", "kind", "key", "caption", "foil", "right")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -71,6 +75,68 @@ def test_the_page_shows_runs_seeds_plots_pictures_and_data(scored, tmp_path):
     assert "Validation accepted 85 of 86 samples" in page
     _, bare = board(scored, tmp_path, valid=False)
     assert "Validation accepted" not in bare
+
+
+def test_the_contents_lead_to_every_part_and_parts_fold(scored, tmp_path):
+    _, page = board(scored, tmp_path)
+    contents = re.search(r'<nav class="contents".*?</nav>', page, re.DOTALL)[0]
+    links = re.findall(r'href="#([^"]+)">([^<]+)', contents)
+    parts = re.findall(r'<details class="part" id="([^"]+)"( open)?>\s*<summary><h2>([^<]+)</h2>', page)
+    assert links == [(anchor, title) for anchor, _, title in parts]
+    titles = [title for _, _, title in parts]
+    assert titles[:4] == ["Leaderboard", "Scores with intervals", "Paired comparisons", "Score against cost"]
+    assert {"Every class", "What the best run gets wrong", "Versions"} <= set(titles)
+    assert not {"Languages", "Damaged pictures", "Captions with one thing wrong", "Frozen features"} & set(titles)
+    assert [title for _, opened, title in parts if opened] == [*titles[:4], "How to read this page"]
+
+
+def test_recipes_are_compared_in_pairs_with_the_first_run_of_the_params(scored, tmp_path):
+    rows, page = board(scored, tmp_path)
+    part = page[page.index("<h2>Paired comparisons</h2>") : page.index("<h2>Score against cost</h2>")]
+    assert "Every recipe minus clip" in part
+    metric = "zero_shot.in_domain.top1"
+    means = {
+        recipe: [row["metrics"][metric] for row in rows if row["recipe"] == recipe] for recipe in ("clip", "siglip")
+    }
+    clip, siglip = (100 * sum(scores) / len(scores) for scores in means.values())
+    shown = re.findall(r'<td class="n [^>]*>([^<]+)<small>', part)
+    numbers = [float(number.replace("\u2212", "-")) for number in shown]
+    assert len(numbers) == 4  # two cells of the matrix, two columns of the table
+    assert numbers[:2] in ([round(clip - siglip, 1), round(siglip - clip, 1)], [-n for n in numbers[:2]][::-1])
+    assert numbers[2] == pytest.approx(siglip - clip, abs=0.051)
+    turned = {name: RUNS[name] for name in ("siglip-s0", "clip-s0", "clip-s1")}
+    _, other = board(scored, tmp_path / "other", write_params(tmp_path / "p.yaml", turned))
+    assert "Every recipe minus siglip" in other
+
+
+def test_runs_scored_on_different_images_are_refused(project, tmp_path):
+    path = project / "reports/runs/siglip-s0/per_image.parquet"
+    write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(DataError, match="siglip were not scored on the same samples"):
+        board(project, tmp_path / "out")
+
+
+def test_further_evaluators_get_their_parts(project, tmp_path):
+    for name in RUNS:
+        path = project / "reports/runs" / name / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["robustness"] = {"in_domain": {"top1": 0.5, "gaussian_noise_top1": 0.25, "num_retained": 0.5}}
+        metrics["composition"] = {"in_domain": {"swap_accuracy": 0.625, "chance_accuracy": 0.5}}
+        metrics["caption_retrieval"] = {"in_domain": {"de_image_to_text_r1": 0.125, "de_text_to_image_r1": 0.0625}}
+        metrics["spectra"] = {"in_domain": {"num_sve": 3.25}}
+        path.write_text(json.dumps(metrics))
+        foils = [dict(zip(FOIL, ("in_domain", "swap", "test-0001", "true <one>", "a foil", 0.0), strict=True))]
+        write_table(pa.Table.from_pylist(foils), path.parent / "foils.parquet")
+    _, page = board(project, tmp_path / "out")
+
+    def part(title):
+        return page[page.index(f"<h2>{title}</h2>") :].partition("</details>")[0]
+
+    assert "gaussian noise top-1" in part("Damaged pictures") and "25.0" in part("Damaged pictures")
+    composition = part("Captions with one thing wrong")
+    assert "62.5" in composition and "50.0" in composition and "true &lt;one&gt;" in composition
+    assert "12.5" in part("Languages") and "<small>6.2</small>" in part("Languages")
+    assert ">SVE<" in part("Frozen features") and "3.25" in part("Frozen features")
 
 
 def test_configured_curves_stand_against_compute_and_runs_without_one_are_left_out(scored, tmp_path):

@@ -18,7 +18,9 @@ def make_pairs(images: np.ndarray, captions: list[str], by_caption: dict[str, np
 def random_pairs(n: int, vocabulary: int, seed: int) -> tuple[Pairs, list[str]]:
     rng = np.random.default_rng(seed)
     captions = [f"caption {i}" for i in rng.integers(0, vocabulary, n)]
-    return make_pairs(rng.normal(size=(n, 8)), captions, {c: rng.normal(size=8) for c in sorted(set(captions))}), captions
+    return make_pairs(
+        rng.normal(size=(n, 8)), captions, {c: rng.normal(size=8) for c in sorted(set(captions))}
+    ), captions
 
 
 def slow_hits(pairs: Pairs, image_queries: bool, captions: list[str], grouped: bool, draws: int) -> np.ndarray:
@@ -145,3 +147,9 @@ def test_examples_show_right_candidates_ranks_and_failures():
     assert result.metrics["in_domain"]["num_pairs"] == 5
     six = [result.metrics["in_domain"][f"{way}_r{k}"] for way in ("image_to_text", "text_to_image") for k in KS]
     assert result.metrics["in_domain"]["mean_recall"] == pytest.approx(np.mean(six))
+    rows = result.tables["per_query"]
+    for way in ("image_to_text", "text_to_image"):
+        found = [row for row in rows if row["direction"] == way]
+        assert [row["key"] for row in found] == keys and {row["suite"] for row in found} == {"in_domain"}
+        for k in KS:
+            assert np.mean([row[f"r{k}"] for row in found]) == pytest.approx(result.metrics["in_domain"][f"{way}_r{k}"])

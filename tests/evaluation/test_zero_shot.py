@@ -9,7 +9,7 @@ from evaluation.class_scores import class_means
 from evaluation.features import Features, SplitFeatures
 from evaluation.intervals import Bootstrap
 from evaluation.samples import ClassFacts
-from evaluation.zero_shot import ZeroShot, ZeroShotConfig, class_hits
+from evaluation.zero_shot import ZeroShot, ZeroShotConfig, class_hits, nearest_classes
 
 
 def unit(array: np.ndarray) -> np.ndarray:
@@ -104,6 +104,28 @@ def test_a_hand_made_case_gives_every_metric():
     rows = result.tables["per_class"]
     assert [(row["name"], row["num_images"]) for row in rows] == [("cup", 3), ("hat", 1), ("bow", 1)]
     assert [row["top1"] for row in rows] == pytest.approx([2 / 3, 1.0, 0.0])
+    images = result.tables["per_image"]
+    assert [(row["key"], row["class_id"], row["predicted"]) for row in images] == [
+        ("k0", 0, 0), ("k1", 0, 0), ("k2", 0, 1), ("k3", 1, 1), ("k4", 2, 0),
+    ]  # fmt: skip
+    assert [row["margin"] for row in images] == pytest.approx([1, 1, -1, 1, -1])
+    assert sum(row["top1"] for row in images) / 5 == pytest.approx(metrics["top1"])
+
+
+def test_the_nearest_class_agrees_with_hits_and_margins_with_sorting():
+    rng = np.random.default_rng(4)
+    images, classes, labels = unit(rng.normal(size=(60, 6))), unit(rng.normal(size=(7, 6))), rng.integers(0, 7, 60)
+    nearest, margins = nearest_classes(images, classes, labels)
+    assert ((nearest == labels) == (class_hits(images, classes, labels, (1,))[:, 0] == 1.0)).all()
+    for image, label, guess, margin in zip(images, labels, nearest, margins, strict=True):
+        scores = (image @ classes.T).tolist()
+        assert guess == int(np.argmax(scores))
+        assert margin == pytest.approx(scores[label] - max(s for c, s in enumerate(scores) if c != label), abs=3e-6)
+
+
+def test_a_class_that_ties_with_another_is_not_called_wrong():
+    nearest, margins = nearest_classes(unit(np.ones((3, 4))), np.tile(unit(np.ones(4)), (5, 1)), np.array([0, 2, 4]))
+    assert nearest.tolist() == [0, 2, 4] and margins.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_class_is_the_unit_mean_of_its_templates():

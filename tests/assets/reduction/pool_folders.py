@@ -35,11 +35,11 @@ class PoolFolders:
 
     @property
     def sources(self) -> Sources:
-        return Sources(self.raw, self.root / "valid", self.root / "embeddings", self.root / "captioned")
+        return Sources(self.raw, self.root / "valid", self.root / "embeddings", self.root / "captioned", self.root / "concepts")
 
     def folders(self, out: str = "out", work: str = "work") -> Folders:
         sources = self.sources
-        inputs = (sources.raw, sources.valid, sources.embeddings, sources.captioned)
+        inputs = (sources.raw, sources.valid, sources.embeddings, sources.captioned, sources.concepts)
         return Folders(*inputs, self.root / out, self.root / "report" / out, self.root / work)
 
     @property
@@ -55,7 +55,7 @@ class PoolFolders:
 def policy(**values) -> PolicyConfig:
     return parse(
         PolicyConfig,
-        {"dataset": "small", "embeddings": "none", "captioner": "none", **values},
+        {"dataset": "small", "embeddings": "none", "captioner": "none", "concepts": "none", **values},
         "params.yaml: policies.toy",
     )
 

@@ -74,12 +74,14 @@ recipes: {{}}
 runs: {{}}
 exports: {{}}
 indexes: {{}}
+concepts: {{}}
+studies: {{}}
 evaluation: {{}}
 report: {{}}
 datasets: {{emoji: {{}}, other: {{}}}}
 embeddings: {{e: {{dataset: {of_embeddings}}}}}
 captioners: {{c: {{dataset: emoji}}}}
-policies: {{p: {{dataset: emoji, embeddings: {name}, captioner: c}}}}
+policies: {{p: {{dataset: emoji, embeddings: {name}, captioner: c, concepts: none}}}}
 """
 
 

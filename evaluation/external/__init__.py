@@ -1,0 +1,1 @@
+"""Standard evaluation sets from elsewhere, in the WebDataset format of the package clip-benchmark."""
