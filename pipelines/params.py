@@ -164,8 +164,7 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     _check_methods(faults, methods, memory)
     used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
     trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports, "indexes": indexes}
-    told: Entries = {"concepts": concepts, "studies": studies}
-    for text in wrong_references(data, {**used, **trained, **told}):
+    for text in wrong_references(data, {**used, **trained, "concepts": concepts, "studies": studies}):
         faults.add(f"{params}: {text}")
     _check_main_metric(faults, evaluation, report, params)
     if faults.lines or machine is None or store is None or evaluation is None or report is None:

@@ -138,8 +138,8 @@ class ConceptBalanceStep(Section):
     threshold: int | None = Field(default=None, ge=1)
     """Pairs up to which a concept keeps all of them."""
     entries: Literal["auto", "classes", "words", "found"] = "auto"
-    """Concepts: names of the data set's classes, or words of captions; auto takes classes where there are any. ``found``
-    takes those of the policy's ``concepts``, in caption and picture both where pictures were looked at."""
+    """Concepts: names of the data set's classes, or words of captions; auto takes classes where there are any.
+    ``found`` takes those of the policy's ``concepts``, in caption and picture both where pictures were looked at."""
     min_count: int = Field(default=5, ge=1)
     """Captions a word must stand in to be an entry."""
     unmatched: Literal["keep", "drop"] = "drop"

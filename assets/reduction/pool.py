@@ -165,7 +165,11 @@ def read_pool(config: PolicyConfig, sources: Sources) -> Pool:
             fit["likelihood"] = read_numbers(sources.captioned / CAPTIONS, "likelihood", keys, "captioner")
     captions: pa.StringArray = rows.column("caption").combine_chunks()
     concepts = None if sources.concepts is None else read_found(sources.concepts, keys)
-    if concepts is not None and concepts.image is None and any(isinstance(s, ConceptAgreementStep) for s in config.steps):
+    if (
+        concepts is not None
+        and concepts.image is None
+        and any(isinstance(s, ConceptAgreementStep) for s in config.steps)
+    ):
         what = f"{sources.concepts} looked at no pictures, so nothing can be said of their agreement with captions"
         raise ConfigError(message(what, fix="set concepts.NAME.images to truth or clip"))
     return Pool(keys, captions, hashes, order, fit, embeddings, codes, generated, concepts)

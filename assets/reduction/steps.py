@@ -37,8 +37,8 @@ from assets.reduction.config import (
     by,
 )
 from assets.reduction.features import Watched, feature_table
-from assets.reduction.hash_order import key_hashes
 from assets.reduction.found_concepts import disjoint, matches
+from assets.reduction.hash_order import key_hashes
 from assets.reduction.pool import Pool, check_step
 from assets.reduction.selection import Selection, selection
 from assets.reduction.steps_concepts import find_concepts
@@ -217,9 +217,7 @@ def _balance(step: ConceptBalanceStep, rows: NDArray[np.int64], shop: Workshop) 
         stays = concept_balance.keep_budget(found.entries, found.pairs, draws, pool.ranks[rows], budget, unmatched)
     matched = concept_balance.matched(found.pairs, len(rows))
     facts: dict[str, Any] = {"entries": len(found.names), "threshold_pairs": step.threshold}
-    return Outcome(
-        selection((matched | stays, "no concept"), (stays, "concepts that are frequent")), facts
-    )
+    return Outcome(selection((matched | stays, "no concept"), (stays, "concepts that are frequent")), facts)
 
 
 def _places(labels: NDArray[np.int32], *keys: NDArray) -> NDArray[np.int32]:

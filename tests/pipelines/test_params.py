@@ -103,7 +103,14 @@ def scored(data: dict, **policy) -> dict:
     dataset = first("datasets")
     data["embeddings"] = {"scorer": {"dataset": dataset, "run": first("runs")}}
     steps = [{"kind": "clip_score", "keep": 0.5}]
-    half = {"dataset": dataset, "embeddings": "scorer", "captioner": "none", "concepts": "none", "steps": steps, **policy}
+    half = {
+        "dataset": dataset,
+        "embeddings": "scorer",
+        "captioner": "none",
+        "concepts": "none",
+        "steps": steps,
+        **policy,
+    }
     data["policies"] = {"half": half}
     data["runs"]["reduced"] = data["runs"][first("runs")] | {"policy": "half"}
     return data

@@ -16,7 +16,13 @@ from training.data.holdout import hold_out
 from training.data.pairs import load_pairs
 from training.pretrain import Paths, pretrain
 
-POLICY = {"dataset": "toy", "embeddings": "none", "captioner": "none", "concepts": "none", "steps": [{"kind": "random", "keep": 0.5}]}
+POLICY = {
+    "dataset": "toy",
+    "embeddings": "none",
+    "captioner": "none",
+    "concepts": "none",
+    "steps": [{"kind": "random", "keep": 0.5}],
+}
 ON_POLICY = {"policies": {"half": POLICY}, "runs.toy-s0.policy": "half"}
 
 
@@ -141,7 +147,10 @@ def test_too_few_kept_pairs_for_a_batch_are_refused(toy_data, params, plan, here
             ON_POLICY | {"policies": {"half": POLICY | {"dataset": "other"}}, "datasets": {"toy": {}, "other": {}}},
             "is of another data set than its policy half, got 'toy', wanted other",
         ),
-        (ON_POLICY | {"policies": {"half": {"dataset": "toy", "captioner": "none", "concepts": "none"}}}, "policies.half.embeddings"),
+        (
+            ON_POLICY | {"policies": {"half": {"dataset": "toy", "captioner": "none", "concepts": "none"}}},
+            "policies.half.embeddings",
+        ),
     ],
     ids=["unknown", "other data", "no word about embeddings"],
 )

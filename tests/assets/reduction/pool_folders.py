@@ -35,7 +35,9 @@ class PoolFolders:
 
     @property
     def sources(self) -> Sources:
-        return Sources(self.raw, self.root / "valid", self.root / "embeddings", self.root / "captioned", self.root / "concepts")
+        return Sources(
+            self.raw, self.root / "valid", self.root / "embeddings", self.root / "captioned", self.root / "concepts"
+        )
 
     def folders(self, out: str = "out", work: str = "work") -> Folders:
         sources = self.sources
