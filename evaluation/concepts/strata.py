@@ -1,7 +1,7 @@
 """Accuracy by strata of frequency: decades of counts, thirds of the concepts, and the tail as a suite of its own.
 
 Concepts that training never shows are a stratum of their own: the published code takes zero for one, which merges
-"never" with "once". Every test image set is balanced over classes, so means over concepts are means over images.
+"never" with "once". Means are over concepts; they are means over images where every class has as many of them.
 """
 
 from dataclasses import dataclass

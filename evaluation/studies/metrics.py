@@ -47,7 +47,11 @@ class Panel:
     is_share: bool = True
 
 
-_ZERO_SHOT = (Line("zero_shot.in_domain.top1", _ID, 0), Line("zero_shot.held_out_style.top1", _OOD, 1))
+_ZERO_SHOT = (
+    Line("zero_shot.in_domain.top1", _ID, 0),
+    Line("zero_shot.held_out_style.top1", _OOD, 1),
+    Line("robustness.in_domain.corrupted_top1", "corrupted pictures", 5),
+)
 _PROBE = (
     Line("linear_probe.in_domain.top1", _ID, 0),
     Line("linear_probe.held_out_style.transfer_top1", _OOD, 1),

@@ -9,7 +9,7 @@ from evaluation.base import entry_modules, evaluator_class
 def test_every_evaluator_of_the_table_keeps_the_contract(name):
     found = evaluator_class(name)
     assert issubclass(found.Config, Section)
-    offered = {"images", "captions", "pooled", "further_captions", "metadata", "patches"}
+    offered = {"images", "captions", "pooled", "further_captions", "metadata", "patches", "pictures", "caption_sets"}
     assert found.needs and all(wanted <= offered for wanted in found.needs.values())
     assert callable(found.run)
 

@@ -161,7 +161,7 @@ def test_one_evaluator_alone_reads_its_own_splits_only(squares, tmp_path):
     out = score(squares, tmp_path / "out", params=params)
     assert read_manifest(out)["counts"] == {"images_zero_shot": 18}
     assert sorted(path.name for path in out.iterdir()) == [
-        "intervals.json", "manifest.json", "metrics.json", "per_class.parquet",
+        "intervals.json", "manifest.json", "metrics.json", "per_class.parquet", "per_image.parquet",
     ]  # fmt: skip
 
 

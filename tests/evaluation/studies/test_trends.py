@@ -122,7 +122,7 @@ def test_panels_hold_what_is_there_and_notes_name_the_rest():
         ["zero_shot.in_domain.top1"],
         ["spectra.a_in_domain.num_sve", "spectra.b_style.num_sve"],
     ]
-    assert "no run has zero_shot.held_out_style.top1" in notes and len(notes) == 11
+    assert "no run has zero_shot.held_out_style.top1" in notes and len(notes) == 12
     only = trend("zero_shot.in_domain.top1", line(-0.6))
     (sentence,) = readings(shown[:1], {"zero_shot.in_domain.top1": only})
     assert sentence.startswith("Zero-shot, top-1, in-domain: slight noise (10 % or less) changes it by -4.5 points")
