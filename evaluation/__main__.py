@@ -118,6 +118,7 @@ def _concepts(arguments: argparse.Namespace) -> None:
         arguments.reduced,
         arguments.reports,
         arguments.out or REPORTS / arguments.name,
+        arguments.plots or Path("reports/plots/concepts") / f"{arguments.name}.tsv",
     )
     report_concepts(arguments.name, config, folders, arguments.params)
 
@@ -129,7 +130,8 @@ def _study(arguments: argparse.Namespace) -> None:
     # imported late: matplotlib takes seconds to load
     from evaluation.studies.run import Folders, study
 
-    folders = Folders(arguments.reports, arguments.out or STUDIES / arguments.name)
+    plots = arguments.plots or Path("reports/plots/studies") / arguments.name
+    folders = Folders(arguments.reports, arguments.out or STUDIES / arguments.name, plots)
     study(arguments.name, config, folders, arguments.params)
 
 
@@ -263,10 +265,12 @@ def _add_questions(stages: Any) -> tuple[argparse.ArgumentParser, ...]:
     reduced = Path("data/reduced")
     reported.add_argument("--reduced", type=Path, default=reduced, help=f"folder of the policies (default: {reduced})")
     reported.add_argument("--out", type=Path, help="folder to publish (default: reports/concepts/NAME)")
+    reported.add_argument("--plots", type=Path, help="table for DVC to plot (default: reports/plots/concepts/NAME.tsv)")
     reported.set_defaults(action=_concepts)
     studied = stages.add_parser("study", help="say what the runs of a study show together, as a page and a figure")
     studied.add_argument("--name", required=True, help="key of the section studies")
     studied.add_argument("--out", type=Path, help="folder to publish (default: reports/studies/NAME)")
+    studied.add_argument("--plots", type=Path, help="tables for DVC to plot (default: reports/plots/studies/NAME)")
     studied.set_defaults(action=_study)
     brought = stages.add_parser("external", help="bring a public evaluation set into clip_benchmark's format")
     brought.add_argument("--preset", help="name of the set, see --list")

@@ -15,6 +15,7 @@ Metadata = dict[str, MetadataValue[Any]]
 _MOST_NUMBERS = 40
 _MOST_CURVES = 4
 _LONGEST_CARD = 12_000
+_FIGURE = "figure.svg"
 
 
 def describe(root: Path, stage: StageRecord, out: Out, version: Version | None) -> Metadata:
@@ -37,7 +38,7 @@ def describe(root: Path, stage: StageRecord, out: Out, version: Version | None) 
             found["bytes"] = MetadataValue.int(version.size)
         if version.num_files is not None:
             found["files"] = MetadataValue.int(version.num_files)
-    for part in (_counts, _cards, _pages, _raw_pictures, _reject_pictures):
+    for part in (_counts, _cards, _pages, _figure, _raw_pictures, _reject_pictures):
         found |= part(root, stage, path)
     found |= _numbers(root, stage, path)
     found |= _curves(root, stage)
@@ -113,6 +114,10 @@ def _pages(root: Path, stage: StageRecord, path: Path) -> Metadata:
     return {}
 
 
+def _figure(root: Path, stage: StageRecord, path: Path) -> Metadata:
+    return _picture("figure", lambda: (path / _FIGURE).read_bytes(), "svg+xml") if (path / _FIGURE).is_file() else {}
+
+
 def _numbers(root: Path, stage: StageRecord, path: Path) -> Metadata:
     files = [path / "metrics.json", *(root / out.path for out in stage.outs if out.kind == "metric")]
     if path.suffix == ".json":
@@ -156,6 +161,6 @@ def _reject_pictures(root: Path, stage: StageRecord, path: Path) -> Metadata:
     return _picture("rejects_shown", lambda: reject_sheet(path, raw))
 
 
-def _picture(name: str, draw: Callable[[], bytes | None]) -> Metadata:
+def _picture(name: str, draw: Callable[[], bytes | None], form: str = "jpeg") -> Metadata:
     picture = draw()
-    return {name: MetadataValue.md(f"![{name}]({data_address('image/jpeg', picture)})")} if picture else {}
+    return {name: MetadataValue.md(f"![{name}]({data_address(f'image/{form}', picture)})")} if picture else {}

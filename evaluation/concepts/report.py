@@ -1,8 +1,8 @@
 """Stage ``concept_report``: how accuracy goes with the frequency of concepts in training, for every run of a data set.
 
 It publishes ``index.html``, and for programs ``fits.json`` (group -> measure -> fit -> numbers; ``fits_SIDE.json`` for
-counts of other sides), ``metrics.json`` (the few numbers worth following) and ``fits.tsv`` (count and accuracy of every
-concept, of the group with the best mean).
+counts of other sides) and ``metrics.json`` (the few numbers worth following). For DVC to plot there is a table with
+count and accuracy of every concept, of the group with the best mean.
 """
 
 import math
@@ -48,12 +48,14 @@ class Folders:
         reduced: Holds ``P/`` of ``reduce``.
         reports: Holds ``R/`` of ``evaluate``.
         out: What is published.
+        plots: The table that DVC plots.
     """
 
     concepts: Path
     reduced: Path
     reports: Path
     out: Path
+    plots: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def report_concepts(name: str, config: ConceptsConfig, folders: Folders, params:
         inputs = _inputs(groups, folders)
         facts = Facts(name, config.dataset, table, read_summary(folders.concepts), inputs)
         _publish(name, bootstrap, folders.out, facts, reports)
+        write_text(folders.plots, _points_table(reports[0], facts.table.names))
         stage.send({"groups": len(reports), "concepts": len(table.names)}, force=True)
 
 
@@ -141,7 +144,6 @@ def _publish(name: str, bootstrap: Bootstrap, out: Path, facts: Facts, reports: 
                 stem = "fits" if side == default else f"fits_{side}"
                 write_json(folder / f"{stem}.json", rounded(fits_as_json(reports, side)))
         write_json(folder / "metrics.json", rounded(few_numbers(reports)))
-        write_text(folder / "fits.tsv", _points_table(reports[0], facts.table.names))
         write_text(folder / "index.html", render(facts, reports))
         counts = {"concepts": len(facts.table.names), "groups": len(reports)}
         described = {"resamples": bootstrap.resamples, "seed": bootstrap.seed}

@@ -31,10 +31,12 @@ class Folders:
     Attributes:
         reports: Holds ``R/`` of ``evaluate``.
         out: The folder to publish.
+        plots: The folder of what DVC plots: one file per metric, with the mean at every level of noise.
     """
 
     reports: Path
     out: Path
+    plots: Path
 
 
 def study(name: str, config: StudyConfig, folders: Folders, params: Path) -> None:
@@ -43,8 +45,8 @@ def study(name: str, config: StudyConfig, folders: Folders, params: Path) -> Non
     Args:
         name: Key in ``studies``.
         config: The study.
-        folders: Reports of the runs, and the folder to publish: ``index.html``, ``figure.svg``, ``study.json``,
-            ``levels.tsv`` (mean of every metric per level of noise) and ``manifest.json``.
+        folders: Reports of the runs, and the folder to publish: ``index.html``, ``figure.svg``, ``study.json`` and
+            ``manifest.json``.
         params: The file params.yaml; sections ``runs`` and ``policies``.
 
     Raises:
@@ -60,12 +62,14 @@ def study(name: str, config: StudyConfig, folders: Folders, params: Path) -> Non
         with atomic_folder(folders.out) as folder:
             write_text(folder / "index.html", render_study(config, found))
             write_text(folder / "figure.svg", figure_svg(found.panels, found.trends, config.title))
-            write_text(folder / "levels.tsv", levels_table(list(found.trends.values()), members.shares))
             write_json(folder / "study.json", rounded(as_json(config, found)))
             counts = {"runs": len(reports), "levels": len(members.shares), "metrics": len(found.trends)}
             plain = config.model_dump(mode="json") | {"noise": {member.run: member.share for member in members.members}}
             inputs = {f"report of {report.member.run}": report.versions["report"] for report in reports}
             write_manifest(folder, "study", name, plain, counts, inputs, code_digest(_MODULE))
+        with atomic_folder(folders.plots) as folder:
+            for metric, trend in found.trends.items():
+                write_text(folder / f"{metric}.tsv", levels_table(trend))
         for sentence in head_readings(found.gains, reports):
             stage.log.info("%s", sentence)
         stage.send(counts, force=True)
@@ -93,18 +97,14 @@ def find(members: Members, reports: Sequence[Report]) -> Findings:
     return Findings(members, reports, shown, all_trends(reports, metrics), head_gains(reports), notes)
 
 
-def levels_table(trends: Sequence[Trend], shares: Sequence[float]) -> str:
-    """Return the means as tab-separated values: a row per level of noise, a column per metric.
+def levels_table(trend: Trend) -> str:
+    """Return the means of a metric as tab-separated values: a row per level of noise that has it.
 
     Args:
-        trends: The metrics.
-        shares: The levels; a metric that one lacks has an empty cell there.
+        trend: Of the metric.
     """
-    rows = [["noise", *(trend.metric for trend in trends)]]
-    for share in shares:
-        means = [{level.share: level.mean.value for level in trend.levels}.get(share) for trend in trends]
-        rows.append([f"{share:g}", *("" if mean is None else f"{mean:.6f}" for mean in means)])
-    return "".join("\t".join(row) + "\n" for row in rows)
+    rows = [f"{level.share:g}\t{level.mean.value:.6f}\n" for level in trend.levels]
+    return f"noise\t{trend.metric.rpartition('.')[2]}\n" + "".join(rows)
 
 
 def as_json(config: StudyConfig, found: Findings) -> dict[str, Any]:

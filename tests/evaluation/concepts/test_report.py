@@ -32,7 +32,7 @@ PAIRS = sum(COUNTS) + len(COUNTS)
 
 
 def folders_of(root: Path) -> Folders:
-    return Folders(root / "concepts", root / "reduced", root / "reports", root / "out")
+    return Folders(root / "concepts", root / "reduced", root / "reports", root / "out", root / "plot.tsv")
 
 
 def make(root: Path) -> None:
@@ -104,7 +104,7 @@ def test_few_numbers_tell_a_law_from_none(made):
 
 
 def test_points_of_the_best_group_are_there_for_plots(made):
-    head, *lines = (made / "out/fits.tsv").read_text().splitlines()
+    head, *lines = (made / "plot.tsv").read_text().splitlines()
     assert head == "concept\tcount\taccuracy"
     counts = [int(line.split("\t")[1]) for line in lines]
     assert counts == sorted(COUNTS)
@@ -152,7 +152,7 @@ def test_the_folder_is_finished_and_the_same_every_time(made, tmp_path):
     assert verify_manifest(made / "out") == []
     manifest = read_manifest(made / "out", "concept_report")
     assert set(manifest["inputs"]) == {"concepts", "policy half", "run clip-s0", "run clip-s1", "run half"}
-    again = Folders(made / "concepts", made / "reduced", made / "reports", tmp_path / "out")
+    again = Folders(made / "concepts", made / "reduced", made / "reports", tmp_path / "out", tmp_path / "plot.tsv")
     report_concepts("squares", CONFIG, again, made / "params.yaml")
     assert read_manifest(tmp_path / "out")["files"] == manifest["files"]
 

@@ -14,7 +14,7 @@ from tests.evaluation.studies.reports import RUNS, SHARES, STUDY, metrics, param
 
 def conduct(root, out, **sections):
     found = params(root / f"{out}.yaml", **sections)
-    study("noise", load_study(found, "noise"), Folders(root / "reports/runs", root / out), found)
+    study("noise", load_study(found, "noise"), Folders(root / "reports/runs", root / out, root / f"plots-{out}"), found)
     return root / out
 
 
@@ -57,19 +57,19 @@ def test_the_planted_trends_are_found(root):
 def test_the_folder_is_complete_and_the_same_bytes_twice(root):
     again = conduct(root, "again")
     manifest = read_manifest(root / "out", "study")
-    assert set(manifest["files"]) == {"index.html", "figure.svg", "levels.tsv", "study.json"}
+    assert set(manifest["files"]) == {"index.html", "figure.svg", "study.json"}
     assert verify_manifest(root / "out") == [] and manifest["counts"]["levels"] == len(SHARES)
     assert set(manifest["inputs"]) == {f"report of {name}" for name in RUNS}
     for name in [*manifest["files"], "manifest.json"]:
         assert (root / "out" / name).read_bytes() == (again / name).read_bytes()
 
 
-def test_the_table_for_plots_has_a_row_per_level_and_a_column_per_metric(root):
-    rows = [line.split("\t") for line in (root / "out/levels.tsv").read_text().splitlines()]
-    assert [row[0] for row in rows] == ["noise", *(f"{share:g}" for share in SHARES)]
-    column = rows[0].index("zero_shot.in_domain.top1")
+def test_there_is_a_table_for_plots_per_metric_with_a_row_per_level(root):
+    table = root / "plots-out/zero_shot.in_domain.top1.tsv"
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["noise", *(f"{share:g}" for share in SHARES)] and rows[0][1] == "top1"
     wanted = np.mean([metrics(0.3, seed)["zero_shot"]["in_domain"]["top1"] for seed in (0, 1, 2)])
-    assert float(rows[-1][column]) == pytest.approx(wanted, abs=1e-6)
+    assert float(rows[-1][1]) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_page_is_self_contained_and_escaped(root):
