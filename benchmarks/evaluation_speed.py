@@ -37,6 +37,7 @@ PICTURES = {"run": 1024, "ViT-B/16": 64}
 
 def untrained(folder: Path) -> Path:
     """Write a ViT-B/16 with random weights."""
+    folder.mkdir()
     vision = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12}
     text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     config = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}

@@ -78,7 +78,7 @@ def panels(available: Collection[str]) -> tuple[list[Panel], list[str]]:
         ),
         Panel("Linear probe (logistic regression), top-1", _PROBE),
         *(_spectrum(name, title, available) for name, title in _SPECTRA.items()),
-        Panel("Image to text retrieval, in-domain, R@1", (Line("retrieval.in_domain.image_to_text_r1", _ID, 0),)),
+        Panel("Image to text retrieval, R@1", (Line("retrieval.in_domain.image_to_text_r1", _ID, 0),)),
     ]
     shown: list[Panel] = []
     notes: list[str] = []
