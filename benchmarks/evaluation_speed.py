@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/evaluation_speed.py [PROJECT [RUN]]`` in the repository root. PROJECT is a folder whose data set
 ``emoji`` is made and validated and whose run is trained (default: here, clip-s0). Models: that run, and an untrained
-ViT-B/16 at 224 pixels. The forward pass gets prepared batches; both use the same threads; rounds are interleaved, and
+ViT-B/32 at 224 pixels. The forward pass gets prepared batches; both use the same threads; rounds are interleaved, and
 what counts is the median of their ratios. Then the whole stage `evaluate` is timed once. Writes
 benchmarks/results/evaluation_speed.json.
 """
@@ -30,15 +30,15 @@ from evaluation.features import Batches, Images
 from evaluation.samples import dataset_splits, read_dataset, split_pairs
 from training.models.build import build_model, export_model
 
-ROUNDS = 7
-BATCH = 64
-PICTURES = {"run": 1024, "ViT-B/16": 64}
+ROUNDS = 5
+PICTURES = {"run": 1024, "ViT-B/32": 64}
+BATCH = {"run": 64, "ViT-B/32": 8}
 
 
 def untrained(folder: Path) -> Path:
-    """Write a ViT-B/16 with random weights."""
+    """Write a ViT-B/32 with random weights."""
     folder.mkdir()
-    vision = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12}
+    vision = {"image_size": 224, "patch_size": 32, "width": 768, "layers": 12}
     text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     config = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}
     torch.manual_seed(0)
@@ -61,10 +61,10 @@ def evaluate(project: Path, run: str) -> None:
         subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": sys.path[0]}, check=True)
 
 
-def measure(encoder: Encoder, images: Subset[torch.Tensor], workers: int) -> dict[str, float]:
-    """Interleave both passes over the same pictures."""
-    batches = Batches(BATCH, workers)
-    prepared = list(Batches(BATCH, 0).of(images))
+def measure(encoder: Encoder, images: Subset[torch.Tensor], size: int, workers: int) -> dict[str, float]:
+    """Interleave both passes over the same pictures, in batches of one size."""
+    batches = Batches(size, workers)
+    prepared = list(Batches(size, 0).of(images))
     whole, alone = [], []
     for _ in range(ROUNDS + 1):
         whole.append(seconds(lambda: list(encoder.encode_images(batches.of(images)))))
@@ -89,11 +89,11 @@ def main() -> None:
     pairs, _ = split_pairs(raw, valid, split, params)
     found: dict[str, Any] = {"workers": machine.workers, "batch": BATCH, "rounds": ROUNDS}
     with Stage("evaluation_speed") as stage, tempfile.TemporaryDirectory() as folder:
-        models = {"run": project / "models" / run, "ViT-B/16": untrained(Path(folder) / "vit")}
+        models = {"run": project / "models" / run, "ViT-B/32": untrained(Path(folder) / "vit")}
         for name, model in models.items():
-            encoder = load_encoder(model, machine, BATCH, stage)
+            encoder = load_encoder(model, machine, BATCH[name], stage)
             images = Subset(Images(pairs, encoder.preprocess_array), range(min(PICTURES[name], len(pairs))))
-            found[name] = measure(encoder, images, machine.workers)
+            found[name] = measure(encoder, images, BATCH[name], machine.workers)
     found["evaluate_seconds"] = round(seconds(lambda: evaluate(project, run)), 1)
     record("evaluation_speed", found)
 

@@ -17,7 +17,6 @@ from evaluation.intervals import Bootstrap
 
 if TYPE_CHECKING:
     from assets.concepts.csr import Csr
-
     from evaluation.features import Features, SplitFeatures
     from evaluation.samples import ClassFacts
 
@@ -99,9 +98,8 @@ class ConceptScores:
 def _names(classes: Sequence["ClassFacts"]) -> tuple[list[str], Any]:
     """Return the distinct names of classes, and a search for them and their plurals."""
     # imported late: evaluators are imported wherever params.yaml is read
-    from assets.concepts.phrase import PhraseSearch
-
     from assets.concepts.concept_list import Concept
+    from assets.concepts.phrase import PhraseSearch
 
     first = {facts.name: facts for facts in reversed(classes)}
     ordered = [first[name] for name in dict.fromkeys(facts.name for facts in classes)]

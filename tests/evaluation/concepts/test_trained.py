@@ -1,8 +1,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from assets.concepts.csr import Csr
 
+from assets.concepts.csr import Csr
 from assets.concepts.folder import Hits
 from assets.errors import DataError
 from evaluation.concepts.fits import Points
