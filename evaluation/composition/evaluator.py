@@ -87,7 +87,7 @@ def preferences(image_features: Array, captions: Array, foils: Array) -> Floats:
         1 where the caption is closer, 0 where the foil is, 0.5 where they tie, [n].
     """
     images = image_features.astype(np.float64)
-    true, false = (np.rint(np.einsum("nd,nd->n", images, side) / STEP) for side in (captions, foils))
+    true, false = (np.rint(np.einsum("ij,ij->i", images, side) / STEP) for side in (captions, foils))
     return 0.5 + 0.5 * np.sign(true - false)
 
 
