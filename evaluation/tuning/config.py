@@ -86,10 +86,10 @@ class TuningConfig(ProbeConfig):
     """Probability of mirroring a view; 0 where classes differ by left and right."""
     seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
     """Of initial weights and of batches; scores are means over them. Views do not depend on them."""
-    linear_lrs: tuple[float, ...] = Field(default=(0.01, 0.03, 0.1), min_length=1)
+    linear_lrs: tuple[float, ...] = Field(default=(0.03,), min_length=1)
     """Learning rates of the linear probe, ascending; with several, the validation part chooses. Cost grows with them,
-    here and in the next two; a linear head is cheap, and wants a larger rate than the others. Published are 0.01 here
-    and 0.001 there, for thousands of steps."""
+    here and in the next two; a linear head wants a larger rate than the others. Published are 0.01 here and 0.001
+    there, for thousands of steps."""
     mlp_lrs: tuple[float, ...] = Field(default=(0.01,), min_length=1)
     """The same for the MLP without regularisers."""
     nmtune_lrs: tuple[float, ...] = Field(default=(0.01,), min_length=1)
