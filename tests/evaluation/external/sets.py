@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from assets.sources.emoji_scenes.config import EmojiScenesConfig, SplitSizes
+from assets.sources.emoji_scenes.source import EmojiScenes
+
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple")
 TEMPLATES = ("a picture of {c}.", "a {c} square", "the colour {c}!")
 
@@ -61,6 +64,26 @@ def write_classes(
     (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in classes))
     (folder / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
     return folder
+
+
+def write_scenes(root: Path) -> tuple[Path, Path]:
+    """Write emoji scenes as a set with classes and as a set with two captions per picture."""
+    values = {"train": 1, "test": 60, "test_style": 0, "test_pairs": 0}
+    sizes = SplitSizes(**values, zero_shot_per_class=6, zero_shot_style_per_class=0)
+    config = EmojiScenesConfig(
+        kind="emoji_scenes", seed=7, image_size=64, num_concepts=60, num_classes=12, sizes=sizes, noise_share=0.0
+    )
+    source = EmojiScenes(config)
+    labelled: list[tuple[str, bytes]] = []
+    for sample in source.samples("zero_shot", 0, 72):
+        label = str(sample.metadata["class_id"]).encode()
+        labelled += [(f"{sample.key}.{sample.extension}", sample.image), (f"{sample.key}.cls", label)]
+    told: list[tuple[str, bytes]] = []
+    for sample in source.samples("test", 0, 60):
+        texts = f"{sample.caption}\n{sample.metadata['captions']['long']}".encode()
+        told += [(f"{sample.key}.{sample.extension}", sample.image), (f"{sample.key}.txt", texts)]
+    names = tuple(facts.name for facts in source.classes({}))
+    return write_classes(root / "scenes", [labelled], names), write_captions(root / "scene_captions", told)
 
 
 def write_captions(folder: Path, members: list[tuple[str, bytes]] | None = None) -> Path:

@@ -20,7 +20,7 @@ from evaluation.features import Batches
 from evaluation.intervals import Bootstrap
 from evaluation.multi_caption import MultiCaption, MultiCaptionConfig
 from evaluation.zero_shot import ZeroShot, ZeroShotConfig
-from tests.evaluation.external.sets import write_captions, write_classes
+from tests.evaluation.external.sets import write_captions, write_classes, write_scenes
 from tests.evaluation.squares import write_model
 
 builder = pytest.importorskip("clip_benchmark.datasets.builder")
@@ -68,15 +68,21 @@ def single_numbers(monkeypatch):
     )
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
 @pytest.mark.slow
-def test_zero_shot_scores_are_those_of_clip_benchmark(model, tmp_path, single_numbers):
-    folder = write_classes(tmp_path / "colours")
+@pytest.mark.parametrize("name", ["colours", "scenes"])
+def test_zero_shot_scores_are_those_of_clip_benchmark(name, model, scenes, tmp_path, single_numbers):
+    folder = scenes[0] if name == "scenes" else write_classes(tmp_path / name)
     network, tokenizer, dataset = theirs(model, folder)
     loader = DataLoader(dataset, batch_size=16)
     wanted = classification.evaluate(
         network, loader, tokenizer, dataset.classes, dataset.templates, device="cpu", amp=False
     )
-    found = ours(model, folder, "colours", ZeroShot, ZeroShotConfig(templates=("{name}",)))
+    found = ours(model, folder, name, ZeroShot, ZeroShotConfig(templates=("{name}",)))
     assert 0 < wanted["acc1"] < wanted["acc5"] < 1  # or the comparison would say little
     assert found["top1"] == pytest.approx(wanted["acc1"], abs=1e-6)
     assert found["top5"] == pytest.approx(wanted["acc5"], abs=1e-6)
@@ -85,12 +91,13 @@ def test_zero_shot_scores_are_those_of_clip_benchmark(model, tmp_path, single_nu
 
 
 @pytest.mark.slow
-def test_retrieval_scores_are_those_of_clip_benchmark(model, tmp_path):
-    folder = write_captions(tmp_path / "pairs")
+@pytest.mark.parametrize("name", ["pairs", "scene_captions"])
+def test_retrieval_scores_are_those_of_clip_benchmark(name, model, scenes, tmp_path):
+    folder = scenes[1] if name == "scene_captions" else write_captions(tmp_path / name)
     network, tokenizer, dataset = theirs(model, folder)
     loader = DataLoader(dataset, batch_size=16, collate_fn=builder.image_captions_collate_fn)
     wanted = retrieval.evaluate(network, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5, 10])
-    found = ours(model, folder, "pairs", MultiCaption, MultiCaptionConfig())
+    found = ours(model, folder, name, MultiCaption, MultiCaptionConfig())
     for k in (1, 5, 10):
         assert found[f"text_to_image_r{k}"] == pytest.approx(wanted[f"image_retrieval_recall@{k}"], abs=1e-6)
         assert found[f"image_to_text_r{k}"] == pytest.approx(wanted[f"text_retrieval_recall@{k}"], abs=1e-6)
