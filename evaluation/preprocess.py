@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from open_clip.transform import MaybeConvertMode
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 
 class Preprocess:
@@ -25,9 +26,10 @@ class Preprocess:
 
     def __init__(self, transform: Any) -> None:
         steps = list(transform.transforms) if isinstance(transform, Compose) else []
-        self._whole, self._normalise = transform, None
+        self._whole, self._normalise, self._fits = transform, None, None
         if len(steps) > 1 and isinstance(steps[-2], ToTensor) and isinstance(steps[-1], Normalize):
             self._whole, self._normalise = Compose(steps[:-2]), steps[-1]
+            self._fits = _size_left_alone(steps[:-2])
 
     def picture(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Do what is done to one picture.
@@ -38,6 +40,8 @@ class Preprocess:
         Returns:
             uint8 [height', width', 3] of the model's size, or what the whole transform makes, [3, height', width'].
         """
+        if pixels.shape[:2] == self._fits:
+            return torch.from_numpy(np.array(pixels))
         made: Any = self._whole(Image.fromarray(pixels))
         return made if self._normalise is None else torch.from_numpy(np.array(made))
 
@@ -54,3 +58,15 @@ class Preprocess:
             return pictures
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._normalise.mean, self._normalise.std))
         return pictures.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
+
+
+def _size_left_alone(steps: list[Any]) -> tuple[int, int] | None:
+    """Return height and width of RGB pictures that nothing is done to: those of the size that they are cut to."""
+    kinds = (Resize, CenterCrop, MaybeConvertMode)
+    crops = [step for step in steps if isinstance(step, CenterCrop)]
+    if len(crops) != 1 or not all(isinstance(step, kinds) for step in steps):
+        return None
+    height, width = crops[0].size
+    resizes = [step.size for step in steps if isinstance(step, Resize)]
+    alike = all(size == height == width or size in ([height], (height, width), [height, width]) for size in resizes)
+    return (int(height), int(width)) if alike and height == width else None

@@ -31,3 +31,16 @@ def test_another_transform_is_done_one_by_one():
     made = parts.picture(pixels)
     assert torch.equal(made, ToTensor()(pixels))
     assert torch.equal(parts.batch(made[None]), made[None])
+
+
+def test_pictures_of_the_model_s_size_are_taken_as_they_are(monkeypatch):
+    whole = image_transform_v2(PreprocessCfg(48), is_train=False)
+    parts = Preprocess(whole)
+    (pixels,) = pictures((48, 48))
+    made = parts.picture(pixels)
+    assert np.array_equal(made.numpy(), pixels)
+    pixels[:] = 0
+    assert made.any()  # a copy
+    assert torch.equal(parts.batch(made[None])[0], whole(Image.fromarray(made.numpy())))
+    monkeypatch.setattr("PIL.Image.fromarray", lambda *_: pytest.fail("nothing has to be done to it"))
+    parts.picture(pixels)
