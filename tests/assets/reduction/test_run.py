@@ -293,7 +293,7 @@ run.reduce("toy", parse(PolicyConfig, json.loads(entry), "toy"), run.Folders(*ma
 @pytest.mark.parametrize("where", ["second step", "third shard", "publishing"])
 def test_a_stage_that_is_killed_goes_on_and_ends_in_the_same_bytes(pool, where, monkeypatch):
     monkeypatch.setattr(shards_out, "SAMPLES_PER_SHARD", 8)
-    entry = {"dataset": "small", **CHAIN, "shards": True}
+    entry = {"dataset": "small", "concepts": "none", **CHAIN, "shards": True}
     whole = made(pool, "whole", **entry)
     name = where.replace(" ", "-")
     folders = pool.folders(f"killed-{name}", f"work-{name}")
