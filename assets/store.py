@@ -290,6 +290,19 @@ class Store:
                 return True
         return False
 
+    def read_something(self) -> None:
+        """Read the first byte of some object, if there is one: a server can list before it can read.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        some = next((item for item in self.list_objects() if item.size), None)
+        if some is not None:
+            with self.explained():
+                answer = self.client.get_object(self.config.bucket, some.name, length=1)
+                answer.close()
+                answer.release_conn()
+
     def list_objects(self, prefix: str = "") -> Iterator[StoredObject]:
         """Yield every object whose name starts with ``prefix``, in name order."""
         with self.explained():

@@ -298,6 +298,7 @@ def _wait_until_healthy(config: StoreConfig, folder: Path, store: Store) -> None
         if not port_is_free(config.port):
             try:
                 store.ensure_bucket()
+                store.read_something()
                 return
             except StoreError:
                 if time.monotonic() > give_up:
