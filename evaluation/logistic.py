@@ -38,7 +38,7 @@ class Scaling(NamedTuple):
     @classmethod
     def of(cls, features: npt.NDArray[np.float32]) -> "Scaling":
         """Measure a training set, [n, D]."""
-        with _one_thread():
+        with one_thread():
             exact = torch.from_numpy(features).double()
             mean = exact.mean(dim=0)
             deviation = exact.std(dim=0, correction=0)
@@ -51,7 +51,7 @@ class Scaling(NamedTuple):
 
     def apply(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Scale features, [n, D], and append the constant that the bias multiplies, [n, R + 1]."""
-        with _one_thread():
+        with one_thread():
             centred = torch.from_numpy(features).double() - torch.from_numpy(self.mean)
             turned = centred @ torch.from_numpy(self.axes)
             return torch.cat([turned, torch.ones(len(turned), 1, dtype=turned.dtype)], dim=1).numpy()
@@ -91,7 +91,7 @@ def fit(inputs: Floats, labels: Labels, c: float, start: Floats, stop: Stop) -> 
         start: Where to begin, [R + 1, C].
         stop: When to end.
     """
-    with _one_thread():
+    with one_thread():
         rows = torch.from_numpy(np.ascontiguousarray(inputs))
         picked = torch.arange(len(rows)), torch.from_numpy(labels)
         penalty = torch.full((rows.shape[1], 1), 1 / (c * len(rows)), dtype=rows.dtype)
@@ -156,13 +156,14 @@ def log_probabilities(inputs: Floats, weights: Floats) -> npt.NDArray[np.float64
     Returns:
         [n, C].
     """
-    with _one_thread():
+    with one_thread():
         scores = torch.from_numpy(inputs).double() @ torch.from_numpy(weights).double()
         return torch.log_softmax(scores, dim=1).numpy()
 
 
 @contextmanager
-def _one_thread() -> Generator[None]:
+def one_thread() -> Generator[None]:
+    """Compute on one thread: the order of additions would otherwise follow their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -62,11 +62,10 @@ class Preprocess:
 
 def _size_left_alone(steps: list[Any]) -> tuple[int, int] | None:
     """Return height and width of RGB pictures that nothing is done to: those of the size that they are cut to."""
-    kinds = (Resize, CenterCrop, MaybeConvertMode)
-    crops = [step for step in steps if isinstance(step, CenterCrop)]
-    if len(crops) != 1 or not all(isinstance(step, kinds) for step in steps):
+    scales = [step for step in steps if isinstance(step, Resize | CenterCrop)]
+    sides = {int(side) for step in scales for side in np.atleast_1d(step.size)}
+    known = all(isinstance(step, Resize | CenterCrop | MaybeConvertMode) for step in steps)
+    if not known or len(sides) != 1 or not any(isinstance(step, CenterCrop) for step in scales):
         return None
-    height, width = crops[0].size
-    resizes = [step.size for step in steps if isinstance(step, Resize)]
-    alike = all(size == height == width or size in ([height], (height, width), [height, width]) for size in resizes)
-    return (int(height), int(width)) if alike and height == width else None
+    (side,) = sides
+    return side, side

@@ -1,12 +1,11 @@
 """The leaderboard page: one HTML file with everything in it, made from rows of results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.concept_tables import class_tables
@@ -24,6 +23,7 @@ from evaluation.figures import (
     reasons_panel,
 )
 from evaluation.measure_tables import language_tables, measure_tables
+from evaluation.page_templates import page_environment
 from evaluation.results import Folders, Group, Row, chance_of, group_rows, is_score
 from evaluation.samples import DATASET
 from evaluation.size_and_speed import read_exports, size_and_speed
@@ -82,14 +82,7 @@ def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
     Returns:
         HTML with styles, script, plots and pictures inside; the same results give the same text.
     """
-    environment = Environment(
-        loader=PackageLoader("evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "percent": percent,
         "points": points,
         "breakable": breakable,
@@ -98,6 +91,7 @@ def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
         "words": metric_words,
         "plain": plain,
     }
+    environment = page_environment(filters)
     datasets = sorted({row.config.dataset for row in rows})
     series = _series(rows)
     sections = [

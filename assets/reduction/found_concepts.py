@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from assets.concepts import misalignment
 from assets.concepts.csr import Csr
 from assets.concepts.folder import read_concepts, read_hits
 from assets.errors import DataError, message
@@ -74,7 +75,4 @@ def disjoint(found: FoundConcepts, rows: NDArray[np.int64]) -> NDArray[np.bool_]
         [m].
     """
     assert found.image is not None
-    text, image = found.text.take(rows), found.image.take(rows)
-    sizes = (np.diff(csr.pointer) for csr in (text, image, text.intersection(image)))
-    in_text, in_image, in_both = (size > 0 for size in sizes)
-    return in_text & in_image & ~in_both
+    return misalignment.disjoint(found.text.take(rows), found.image.take(rows))

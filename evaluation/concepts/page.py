@@ -1,11 +1,10 @@
 """The report of concepts as one HTML file with everything in it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from assets.concepts.folder import ConceptTable
@@ -14,6 +13,7 @@ from evaluation.concepts.analysis import GroupReport
 from evaluation.concepts.draw import long_tail_panel, scatter_panel, thirds_panel, tints_of
 from evaluation.concepts.fits import FITS
 from evaluation.concepts.trained import SIDES
+from evaluation.page_templates import page_environment
 from evaluation.wording import metric_words, percent, plain, quantity
 
 SHOWN = {
@@ -70,14 +70,7 @@ def render(facts: Facts, reports: Sequence[GroupReport]) -> str:
     Returns:
         HTML with styles, script and plots inside; the same results give the same text.
     """
-    environment = Environment(
-        loader=PackageLoader("evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "percent": percent,
         "quantity": quantity,
         "words": metric_words,
@@ -86,19 +79,23 @@ def render(facts: Facts, reports: Sequence[GroupReport]) -> str:
         "spread": spread,
         "small": small,
     }
-    return environment.get_template("concepts.html.j2").render(
-        facts=facts,
-        reports=reports,
-        tints=tints_of(reports),
-        fits=FITS,
-        shown=SHOWN,
-        fit_words=WORDS,
-        points=_POINTS,
-        side=reports[0].frequencies.side,
-        figures=_figures(facts, reports),
-        tail_names={report.group.label: _tail_names(report, facts) for report in reports},
-        rows=_concept_rows(facts, reports),
-        measures=_classifications(reports),
+    return (
+        page_environment(filters)
+        .get_template("concepts.html.j2")
+        .render(
+            facts=facts,
+            reports=reports,
+            tints=tints_of(reports),
+            fits=FITS,
+            shown=SHOWN,
+            fit_words=WORDS,
+            points=_POINTS,
+            side=reports[0].frequencies.side,
+            figures=_figures(facts, reports),
+            tail_names={report.group.label: _tail_names(report, facts) for report in reports},
+            rows=_concept_rows(facts, reports),
+            measures=_classifications(reports),
+        )
     )
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from assets.errors import ConfigError, DataError, message
 from assets.progress import Stage
 from assets.section import unknown
+from assets.sources.described.labels import plain_name
 from evaluation.external.config import EXTERNAL
-from evaluation.external.layout import canonical
 from evaluation.external.presets import PRESETS, Preset
 from evaluation.external.writer import NewSample, NewSet, write_set
 
@@ -182,10 +182,10 @@ def _folder_set(root: Path) -> NewSet:
     seen: dict[str, Path] = {}
     samples: list[NewSample] = []
     for label, folder in enumerate(folders):
-        if other := seen.get(canonical(folder.name)):
+        if other := seen.get(plain_name(folder.name)):
             what = f"--folder {root}: two folders stand for one class name"
             raise DataError(message(what, f"{other.name} and {folder.name}", fix="join or rename them"))
-        seen[canonical(folder.name)] = folder
+        seen[plain_name(folder.name)] = folder
         pictures = _pictures(folder)
         if not pictures:
             what = f"--folder {root}: class {folder.name!r} has no picture"
@@ -194,7 +194,7 @@ def _folder_set(root: Path) -> NewSet:
             )
         samples += [NewSample(path, label, ()) for path in pictures]
     classes = tuple(" ".join(folder.name.replace("_", " ").split()) for folder in folders)
-    name = "_".join(canonical(root.resolve().name).replace("-", " ").split())
+    name = "_".join(plain_name(root.resolve().name).replace("-", " ").split())
     return NewSet(name, "test", len(samples), samples, classes, (_PLAIN_TEMPLATE,), {"folder": root.name})
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from assets.errors import DataError, message
 from assets.manifest import MANIFEST, file_digest, value_digest, version_of
+from assets.sources.described.labels import plain_name
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
 CLASS_NAMES, TEMPLATES, TYPE = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
@@ -66,11 +67,6 @@ class ExternalSet:
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def canonical(name: str) -> str:
-    """Return a class name without differences of case, underscores and spacing."""
-    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def read_set(folder: Path, name: str, split: str) -> ExternalSet:
@@ -249,12 +245,12 @@ def check_cover(folder: Path, labels: Sequence[int], classes: Sequence[str]) -> 
 
 def _name_notes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
     """Note classes that share a name, which no model can tell apart; refuse when there are many."""
-    counts = Counter(canonical(name) for name in classes)
-    shared = [name for name in classes if counts[canonical(name)] > 1]
+    counts = Counter(plain_name(name) for name in classes)
+    shared = [name for name in classes if counts[plain_name(name)] > 1]
     if not shared:
         return ()
     what = f"{folder / CLASS_NAMES}: {len(shared)} of {len(classes)} classes share their name with another"
     if len(shared) > _MOST_COLLIDING * len(classes):
         raise DataError(message(what, ", ".join(map(repr, shared[:4])), "names that tell the classes apart", "mend it"))
-    names = ", ".join(sorted({canonical(name) for name in shared}))
+    names = ", ".join(sorted({plain_name(name) for name in shared}))
     return (f"{what} ({names}): no text tells them apart, and their images count as a draw",)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluation.page_templates import page_environment
 from evaluation.studies.config import StudyConfig
 from evaluation.studies.draw import panel_svg
 from evaluation.studies.levels import Members
@@ -47,30 +47,27 @@ def render_study(config: StudyConfig, found: Findings) -> str:
     Returns:
         HTML with styles and plots inside; the same findings give the same text.
     """
-    environment = Environment(
-        loader=PackageLoader("evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters: dict[str, Any] = {"interval": _interval, "amount": amount, "value": _value, "noise": _noise, "p": _p}
-    for name, function in filters.items():
-        environment.filters[name] = function
     figures = [Markup(panel_svg(f"p{n}", panel, found.trends)) for n, panel in enumerate(found.panels)]
-    return environment.get_template("study.html.j2").render(
-        config=config,
-        found=found,
-        figures=figures,
-        levels=[
-            (share, [report for report in found.reports if report.member.share == share])
-            for share in found.members.shares
-        ],
-        means={metric: {level.share: level.mean for level in trend.levels} for metric, trend in found.trends.items()},
-        claims=claims(found.trends),
-        readings=readings(found.panels, found.trends),
-        head_readings=head_readings(found.gains, found.reports),
-        undecided=UNDECIDED,
+    return (
+        page_environment(filters)
+        .get_template("study.html.j2")
+        .render(
+            config=config,
+            found=found,
+            figures=figures,
+            levels=[
+                (share, [report for report in found.reports if report.member.share == share])
+                for share in found.members.shares
+            ],
+            means={
+                metric: {level.share: level.mean for level in trend.levels} for metric, trend in found.trends.items()
+            },
+            claims=claims(found.trends),
+            readings=readings(found.panels, found.trends),
+            head_readings=head_readings(found.gains, found.reports),
+            undecided=UNDECIDED,
+        )
     )
 
 

@@ -6,8 +6,7 @@ the cost. All arms (linear probe, MLP, NMTune) see the same views, images, order
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from assets.errors import DataError, message
+from evaluation.logistic import one_thread
 from evaluation.tuning.config import FitConfig, HeadConfig, Regularisers
 from evaluation.tuning.head import ResidualHead
 from evaluation.tuning.losses import tuning_losses
@@ -231,14 +231,3 @@ def adapted_features(head: ResidualHead, features: Array) -> Tensor:
     """Return z for frozen features [m, D], float64 [m, D]."""
     with one_thread():
         return head.adapt(torch.from_numpy(features))[0].double()
-
-
-@contextmanager
-def one_thread() -> Generator[None]:
-    """Compute on one thread: the order of additions would otherwise follow their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

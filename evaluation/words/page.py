@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from assets.errors import DataError, message
 from assets.index import read_index
 from assets.members import read_member
 from assets.shard_cache import cache_for
+from evaluation.page_templates import page_environment
 from evaluation.words.answer import Answer, HitReport, Part, shown_parts
 from evaluation.words.patches import heat_address, jpeg_address, seen_pixels, word_maps
 from evaluation.words.word_list import WordList
@@ -80,13 +80,7 @@ def page(
     Returns:
         HTML with styles and pictures inside; the same answer gives the same text.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("evaluation.words"), PackageLoader("evaluation")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment({}, "evaluation.words")
     hits = [
         {
             "hit": hit,

@@ -20,7 +20,7 @@ class ClassLookup:
     def __init__(self, names: Sequence[str], split: str) -> None:
         self._split = split
         self._names = names
-        spelled = [_plain(name) for name in names]
+        spelled = [plain_name(name) for name in names]
         self._numbers = {name: class_id for class_id, name in enumerate(spelled)}
         self._double = {name for name, count in Counter(spelled).items() if count > 1}
 
@@ -33,7 +33,7 @@ class ClassLookup:
         Raises:
             DataError: No class is called so, or two are.
         """
-        plain = _plain(label)
+        plain = plain_name(label)
         if plain in self._double:
             what = f"a label of split {self._split} is the name of two classes"
             raise DataError(message(what, label, fix="write the class's number instead"))
@@ -46,5 +46,6 @@ class ClassLookup:
         raise DataError(message(f"a label of split {self._split} names no class", label, wanted, _FIX))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a class without differences of case, underscores and spacing."""
     return " ".join(name.replace("_", " ").casefold().split())
