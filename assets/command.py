@@ -9,6 +9,7 @@ from assets.errors import ConfigError, DataError, StoreError
 
 USER_ERROR = 2
 DISK_FULL = 3
+STORE_FAILED = 4
 INTERRUPTED = 130
 NOT_READ = 141
 
@@ -20,16 +21,19 @@ def guarded(action: Callable[[], None]) -> int:
         action: The stage with its arguments bound.
 
     Returns:
-        The exit code: 0 when it went well, 2 for a wrong config, wrong data or an unreachable store, 3 when the disk
-        is full, 130 after Ctrl-C, 141 when nobody reads the output any more. Anything else is our own bug and keeps
-        its traceback.
+        The exit code: 0 when it went well, 2 for a wrong config or wrong data, 3 when the disk is full, 4 when the
+        object store does not answer or refuses, which may pass by itself, 130 after Ctrl-C, 141 when nobody reads the
+        output any more. Anything else is our own bug and keeps its traceback.
     """
     try:
         action()
         sys.stdout.flush()
-    except (ConfigError, DataError, StoreError) as error:
+    except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STORE_FAILED
     except KeyboardInterrupt:
         print("interrupted; finished parts stay under work/, run the same command again to go on", file=sys.stderr)
         return INTERRUPTED

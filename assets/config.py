@@ -25,12 +25,14 @@ SECTIONS = (
     "exports",
     "indexes",
     "studies",
+    "promotions",
     "evaluation",
     "report",
+    "automation",
 )
 MAY_BE_EMPTY = (
     *("features", "embeddings", "captioners", "concepts", "policies"),
-    *("teachers", "exports", "indexes", "studies"),
+    *("teachers", "exports", "indexes", "studies", "promotions"),
 )
 """Sections that hold what runs may use or what becomes of them; they must be there, because dvc.yaml makes stages of
 their entries."""
@@ -97,6 +99,7 @@ _NOUNS = {
     "exports": "export",
     "indexes": "index",
     "policies": "policy",
+    "promotions": "promotion",
     "recipes": "recipe",
     "runs": "run",
     "studies": "study",

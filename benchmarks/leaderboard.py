@@ -2,7 +2,7 @@
 
 Run it after ``make demo`` or ``dvc repro``, in the same clone. It writes benchmarks/results/PROFILE.json: for each
 recipe the mean over its seeds with the 95 % interval of the leaderboard page (seeds and test set), every run's own
-scores and costs, the last value of the curves in the report, and the machine.
+scores and costs, how long it trained here, the last value of the curves in the report, and the machine.
 """
 
 import json
@@ -19,7 +19,9 @@ from evaluation.config import ReportConfig
 from evaluation.curves import read_curve
 from evaluation.nested import rounded
 from evaluation.results import Folders, Group, Row, group_rows, read_rows
+from evaluation.times import read_times
 from training.config import RunConfig
+from training.machine_facts import LOGS
 
 
 def read(params: dict[str, Any], config: ReportConfig) -> list[Row]:
@@ -65,6 +67,7 @@ def main() -> None:
     rows = read(params, config)
     table = json.loads(Path("reports/leaderboard.json").read_text(encoding="utf-8"))
     assert {row["run"] for row in table} == {row.run for row in rows}, "the leaderboard is of other runs; compare anew"
+    times = read_times(rows, LOGS)
     result = {
         "profile": params["profile"],
         "groups": {group.label: summary(group, config) for group in group_rows(rows)},
@@ -74,6 +77,7 @@ def main() -> None:
                 "curves_end_at": last_values(row.run, config),
                 "cost": row.cost,
                 "versions": row.versions,
+                "trained": times.get(row.run),
             }
             for row in rows
         },

@@ -88,7 +88,7 @@ def left(policy: Path) -> dict[str, Any]:
         "noise_by_kind": {kind: counts["kept"] for kind, counts in truth["noise"]["by_kind"].items()},
         "copies_share": truth["copies"]["kept_share"],
         "mentions": {third: shares["kept"] for third, shares in summary["concepts"]["mentions"].items()},
-        "seconds": json.loads((Path("reports/reduction") / policy.name / "cost.json").read_text(encoding="utf-8"))[
+        "seconds": json.loads((Path("logs") / f"reduce@{policy.name}" / "cost.json").read_text(encoding="utf-8"))[
             "total"
         ],
     }

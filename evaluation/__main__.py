@@ -35,7 +35,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from evaluation.compare import compare
     from evaluation.results import Folders
 
-    names = ("reports", "runs", "models", "raw", "valid", "params", "exports")
+    names = ("reports", "runs", "models", "raw", "valid", "params", "exports", "logs")
     folders = Folders(**{name: getattr(arguments, name) for name in names})
     compare(folders, arguments.out_json, arguments.out_html)
 
@@ -135,6 +135,30 @@ def _study(arguments: argparse.Namespace) -> None:
     study(arguments.name, config, folders, arguments.params)
 
 
+def _challenge(arguments: argparse.Namespace) -> None:
+    from evaluation.promotion.champions import CHAMPIONS
+    from evaluation.promotion.config import PROMOTIONS, load_promotion
+
+    config = load_promotion(arguments.params, arguments.name)
+    # imported late: torch and open_clip take seconds to load, and a wrong name should not
+    from evaluation.external.config import EXTERNAL
+    from evaluation.promotion.present import Folders
+    from evaluation.promotion.run import challenge
+
+    folders = Folders(
+        model=arguments.model or Path("models") / config.run,
+        report=arguments.report or Path("reports/runs") / config.run,
+        champion=arguments.champion or Path("models") / arguments.name,
+        raw=arguments.raw or Path("data/raw") / config.dataset,
+        valid=arguments.valid or Path("data/valid") / config.dataset,
+        validation=arguments.validation or Path("reports/validation") / config.dataset,
+        external=EXTERNAL,
+        champions=CHAMPIONS,
+        out=arguments.out or PROMOTIONS / arguments.name,
+    )
+    challenge(arguments.name, config, folders, arguments.params)
+
+
 def _external(arguments: argparse.Namespace) -> None:
     from evaluation.external.importer import Order, import_set, list_presets
 
@@ -181,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
         "raw": ("data/raw", "folder of the data sets"),
         "valid": ("data/valid", "folder of the validated data sets"),
         "exports": ("exports", "folder of the models written as ONNX"),
+        "logs": ("logs", "folder of what this machine knows of the runs"),
         "out-json": ("reports/leaderboard.json", "table to write"),
         "out-html": ("reports/leaderboard.html", "page to write"),
     }
@@ -217,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     taught.add_argument("--other", type=Path, help="teacher taken in (default: data/teachers/OTHER, if it names one)")
     taught.add_argument("--out", type=Path, help="folder to publish (default: data/teachers/NAME)")
     taught.set_defaults(action=_teach)
-    others = (*_add_words(stages), *_add_questions(stages))
+    others = (*_add_words(stages), *_add_questions(stages), _add_challenge(stages))
     for stage in (scored, compared, made, written, taught, *others):
         stage.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
     return top
@@ -284,6 +309,21 @@ def _add_questions(stages: Any) -> tuple[argparse.ArgumentParser, ...]:
         folder = Path("reports/runs")
         stage.add_argument("--reports", type=Path, default=folder, help=f"folder of report folders (default: {folder})")
     return reported, studied
+
+
+def _add_challenge(stages: Any) -> argparse.ArgumentParser:
+    """Add the decision on a challenger; return its parser."""
+    asked = stages.add_parser("challenge", help="decide whether the model of a run may become champion, and say why")
+    asked.add_argument("--name", required=True, help="key of the section promotions")
+    asked.add_argument("--model", type=Path, help="the challenger (default: models/RUN of the entry)")
+    asked.add_argument("--report", type=Path, help="its report (default: reports/runs/RUN of the entry)")
+    asked.add_argument("--champion", type=Path, help="the present champion (default: models/NAME)")
+    asked.add_argument("--raw", type=Path, help="data set (default: data/raw/DATASET of the entry)")
+    asked.add_argument("--valid", type=Path, help="accepted keys (default: data/valid/DATASET of the entry)")
+    asked.add_argument("--validation", type=Path, help="checks (default: reports/validation/DATASET of the entry)")
+    asked.add_argument("--out", type=Path, help="folder to publish (default: reports/promotion/NAME)")
+    asked.set_defaults(action=_challenge)
+    return asked
 
 
 def main(arguments: list[str] | None = None) -> int:

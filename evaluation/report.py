@@ -33,7 +33,6 @@ from evaluation.word_panel import word_blocks
 from evaluation.wording import (
     breakable,
     curve_words,
-    duration,
     is_recall,
     metric_words,
     percent,
@@ -43,7 +42,8 @@ from evaluation.wording import (
 )
 
 _OPEN = ("leaderboard", "scores", "pairs", "cost")
-_COSTS = (("flops", COMPUTE), ("train_seconds", "training time, seconds"))
+_COSTS = (("flops", COMPUTE),)
+"""No seconds: they are another machine's in another clone, whose page must be the same (``evaluation.times``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,6 @@ def render(rows: Sequence[Row], folders: Folders, config: ReportConfig) -> str:
         "points": points,
         "breakable": breakable,
         "quantity": quantity,
-        "duration": duration,
         "words": metric_words,
         "plain": plain,
     }

@@ -14,7 +14,7 @@ from evaluation.intervals import seed_interval
 from evaluation.nested import flatten
 from training.config import RunConfig
 
-COSTS = ("train_seconds", "total_seconds", "samples_seen", "flops", "trainable_params", "inference_params")
+COSTS = ("samples_seen", "flops", "trainable_params", "inference_params")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,7 @@ class Row:
         metrics: Dotted name -> value.
         intervals: Dotted name -> low and high end of the 95 % bootstrap interval.
         cost: What it took; at least the names in ``COSTS``, and ``pairs``, those trained on, unless the log is older.
-        versions: ``git`` commit of training, ``data`` and ``model`` versions, and ``evaluation`` settings digest.
-        device: Where it was trained.
+        versions: ``data`` and ``model`` versions, and ``evaluation``, digests of settings and code.
         place: Its place among the runs of params.yaml.
     """
 
@@ -38,7 +37,6 @@ class Row:
     intervals: dict[str, tuple[float, float]]
     cost: dict[str, float]
     versions: dict[str, str]
-    device: str
     place: int = 0
 
     @property
@@ -56,7 +54,6 @@ class Row:
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "cost": self.cost,
             "versions": self.versions,
-            "device": self.device,
         }
 
 
@@ -128,6 +125,7 @@ class Folders:
         valid: Holds ``D/`` of ``validate``, or None to leave the data summary out.
         params: The params.yaml, which names the store of shards that are URLs.
         exports: Holds the folders of ``export``, or None to say nothing of size and speed.
+        logs: Holds ``R/`` with what only the machine that trained can say, or None to say nothing of it.
     """
 
     reports: Path
@@ -137,6 +135,7 @@ class Folders:
     valid: Path | None
     params: Path
     exports: Path | None = None
+    logs: Path | None = None
 
 
 def read_rows(runs: Mapping[str, RunConfig], folders: Folders, main_metric: str) -> list[Row]:
@@ -190,14 +189,13 @@ def _read_row(name: str, config: RunConfig, folders: Folders, place: int) -> Row
         config=config,
         metrics=flatten(read_json(report / "metrics.json")),
         intervals={key: (low, high) for key, (low, high) in flatten(read_json(report / "intervals.json")).items()},
-        cost=summary["cost"],
+        # seconds, which logs of before this version hold, tell the machine and not the run
+        cost={name: value for name, value in summary["cost"].items() if name in (*COSTS, "pairs")},
         versions={
-            "git": summary["git"],
             "data": manifest["inputs"]["valid"],
             "model": model,
             "evaluation": f"{manifest['config_digest']}-{manifest['code']}",
         },
-        device=summary["device"],
         place=place,
     )
 

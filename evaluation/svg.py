@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from io import StringIO
 from typing import Any
 
@@ -109,6 +110,26 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     text = text.replace("'DejaVu Sans', sans-serif", "var(--font)").replace("'DejaVu Sans'", "var(--font)")
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', _opening(label), text, count=1)
+
+
+def standalone(svg: str) -> str:
+    """Give a rendered figure its own colours, light and dark, so that it can be a file.
+
+    Args:
+        svg: What :func:`to_svg` returned.
+    """
+    start = svg.index('">') + 2  # the end of the opening tag, which ends with an attribute
+    return f"{svg[:start]}\n<style>\n{_colours()}\nsvg {{ background: var(--surface); }}\n</style>{svg[start:]}"
+
+
+def _colours() -> str:
+    """Return the variables of the page's style sheet that hold fonts and colours."""
+    sheet = files("evaluation").joinpath("templates/leaderboard.css").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"^:root \{.*?^\}|^@media \(prefers-color-scheme: dark\) \{.*?^\}", sheet, re.DOTALL | re.MULTILINE
+    )
+    assert len(blocks) == 2, "leaderboard.css has its light and its dark colours in one block each"
+    return "\n".join(blocks)
 
 
 def _opening(label: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from evaluation.paired import Difference, UnitScores, align, compare_pairs, corrected
-from evaluation.results import Group, Row
+from evaluation.results import Group
 
 PER_IMAGE, PER_QUERY = "per_image.parquet", "per_query.parquet"
 _IMAGE = re.compile(r"zero_shot\.(\w+)\.(top1|top5)")
@@ -61,15 +61,28 @@ def unit_scores(group: Group, metric: str, reports: Path) -> UnitScores | None:
     """
     parts: dict[str, UnitScores] = {}
     for row in group.rows:
-        if (found := _run_scores(row, metric, reports / row.run)) is None:
+        if (found := run_scores(metric, reports / row.run)) is None:
             return None
         parts[f"run {row.run}"] = found
     aligned = align(parts)
     return UnitScores(next(iter(parts.values())).keys, np.concatenate(list(aligned.values())))
 
 
-def _run_scores(row: Row, metric: str, report: Path) -> UnitScores | None:
-    """Read the scores of the units of one run, [1, units]."""
+def has_units(metric: str) -> bool:
+    """Whether ``evaluate`` keeps the scores of single units for a metric, so that models can be compared in pairs."""
+    return any(pattern.fullmatch(metric) for pattern in (_IMAGE, _QUERY, _RECALL))
+
+
+def run_scores(metric: str, report: Path) -> UnitScores | None:
+    """Read the scores of every unit by one model.
+
+    Args:
+        metric: Dotted name, e.g. ``zero_shot.in_domain.top1``.
+        report: The report folder of ``evaluate``.
+
+    Returns:
+        The scores, [1, units]; None where ``evaluate`` keeps none for this metric.
+    """
     if match := _IMAGE.fullmatch(metric):
         return _read(report / PER_IMAGE, {"suite": match[1]}, (match[2],))
     if match := _QUERY.fullmatch(metric):

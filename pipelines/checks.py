@@ -2,7 +2,7 @@
 
 The names of asset checks must be known before anything runs, while the entries of checks.json belong to the data set.
 So there are two: ``data_quality`` fails on entries of severity error and keeps everything downstream from running,
-``data_warnings`` only warns. Their metadata lists every entry.
+``data_warnings`` only warns. Their metadata lists every entry. A stage may name the two otherwise.
 """
 
 import json
@@ -23,6 +23,7 @@ from dagster import (
 from assets.errors import DataError, message
 
 DATA_QUALITY, DATA_WARNINGS, PUSHED = "data_quality", "data_warnings", "pushed"
+_NAMES = (DATA_QUALITY, DATA_WARNINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +54,27 @@ def read_checks(path: Path) -> list[Entry]:
         ) from error
 
 
-def quality_specs(key: AssetKey) -> list[AssetCheckSpec]:
-    """Return the checks of an asset that has a checks.json."""
+def quality_specs(key: AssetKey, names: tuple[str, str] = _NAMES) -> list[AssetCheckSpec]:
+    """Return the checks of an asset that has a checks.json.
+
+    Args:
+        key: The asset.
+        names: Of the check that blocks and of the one that warns.
+    """
+    blocking, warning = names
     return [
-        AssetCheckSpec(DATA_QUALITY, asset=key, blocking=True, description="No rule of severity error is broken."),
-        AssetCheckSpec(DATA_WARNINGS, asset=key, description="No rule of severity warning is broken."),
+        AssetCheckSpec(blocking, asset=key, blocking=True, description="No rule of severity error is broken."),
+        AssetCheckSpec(warning, asset=key, description="No rule of severity warning is broken."),
     ]
 
 
-def quality_results(path: Path, key: AssetKey) -> list[AssetCheckResult]:
+def quality_results(path: Path, key: AssetKey, names: tuple[str, str] = _NAMES) -> list[AssetCheckResult]:
     """Turn a checks.json into results.
 
     Args:
         path: The file.
         key: The asset it belongs to.
+        names: Of the check that blocks and of the one that warns.
 
     Returns:
         One result per check of :func:`quality_specs`.
@@ -75,8 +83,8 @@ def quality_results(path: Path, key: AssetKey) -> list[AssetCheckResult]:
     errors = [entry for entry in entries if entry.severity == "error"]
     warnings = [entry for entry in entries if entry.severity != "error"]
     return [
-        _result(key, DATA_QUALITY, AssetCheckSeverity.ERROR, errors),
-        _result(key, DATA_WARNINGS, AssetCheckSeverity.WARN, warnings),
+        _result(key, names[0], AssetCheckSeverity.ERROR, errors),
+        _result(key, names[1], AssetCheckSeverity.WARN, warnings),
     ]
 
 
@@ -126,5 +134,5 @@ def as_evaluation(result: AssetCheckResult) -> AssetCheckEvaluation:
         severity=result.severity,
         description=result.description,
         metadata=result.metadata,
-        blocking=result.check_name == DATA_QUALITY,
+        blocking=result.severity == AssetCheckSeverity.ERROR,
     )

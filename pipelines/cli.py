@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The words after ``clipfoundry``; those of the process when None.
 
     Returns:
-        The exit code: 0 when all went well, 1 when ``doctor`` found a fault, 2 for a mistake that you can mend.
+        The exit code: 0 when all went well, 1 when ``doctor`` found a fault, 2 for a mistake that you can mend, 4
+        when the object store fails.
     """
     options = _parser().parse_args(arguments)
     action: Callable[[argparse.Namespace], int | None] = options.action
@@ -73,6 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     store = command("store", _store, "the object store on this machine")
     store.add_argument("operation", help=", ".join(_STORE_OPERATIONS))
     store.add_argument("server", nargs="?", help="for use: seaweedfs or minio")
+    batches = command("batches", _batches, "deliveries of new shards to a data set")
+    batches.add_argument("operation", help="deliver, list, accept, reject")
+    batches.add_argument("dataset", help="data set")
+    batches.add_argument("what", nargs="?", help="for deliver: a folder with .tar files; for reject: the batch")
+    batches.add_argument("--batch", help="for deliver: name of the batch; default: that of the folder")
+    batches.add_argument("--split", help="for deliver: the split, where several take deliveries")
+    batches.add_argument("--reason", help="for reject: why")
+    promote = command("promote", _promote, "make a run the champion if the decision of its challenge says so")
+    promote.add_argument("name", help="entry of promotions")
+    rollback = command("rollback", _rollback, "make an earlier champion the champion again")
+    rollback.add_argument("name", help="entry of promotions")
+    rollback.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
+    champions = command("champions", _champions, "who is champion, and who was")
+    champions.add_argument("name", nargs="?", help="entry of promotions: its whole history")
     return parser
 
 
@@ -152,6 +167,37 @@ def _doctor(options: argparse.Namespace) -> int:
     from pipelines.doctor import print_findings
 
     return print_findings(as_json=options.json)
+
+
+def _batches(options: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "assets.deliveries", options.operation, options.dataset]
+    command += [] if options.what is None else [options.what]
+    for name in ("batch", "split", "reason"):
+        value = getattr(options, name)
+        command += [] if value is None else [f"--{name}", value]
+    return subprocess.run(command, check=False).returncode
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from pipelines.preflight import check_repository
+    from pipelines.promotion.command import promote_command
+
+    check_repository()
+    promote_command(options.name)
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from pipelines.preflight import check_repository
+    from pipelines.promotion.command import rollback_command
+
+    check_repository()
+    rollback_command(options.name, options.to)
+
+
+def _champions(options: argparse.Namespace) -> None:
+    from pipelines.promotion.command import champions_command
+
+    champions_command(options.name)
 
 
 def _store(options: argparse.Namespace) -> int | None:

@@ -25,9 +25,12 @@ from pydantic import Field
 from assets.errors import ConfigError, DataError, message
 from pipelines.checks import blocks, quality_results, quality_specs
 from pipelines.dvc_command import DvcCommand, Outcome
-from pipelines.dvc_project import Out, Project, StageRecord, read_lock
+from pipelines.dvc_project import PARAMS, Out, Project, StageRecord, read_lock
+from pipelines.live import LiveFacts
 from pipelines.metadata import describe, facts
 from pipelines.push import Pushed, push, pushed_result, pushed_spec
+from pipelines.run_tags import tag_run
+from pipelines.stamp_cache import remembered_versions
 from pipelines.stamps import compute_stamps, stamp_version
 from pipelines.translator import Translator
 
@@ -41,13 +44,15 @@ class StageRun(Config):
     push: bool = Field(default=True, description="Copy the outputs to the object store afterwards.")
 
 
-def build_assets(project: Project, command: DvcCommand, translator: Translator | None = None) -> list[AssetsDefinition]:
+def dvc_assets(
+    project: Project, translator: Translator | None = None, command: DvcCommand | None = None
+) -> list[AssetsDefinition]:
     """Make the assets of a project.
 
     Args:
         project: Its stages.
-        command: How stages are run.
         translator: How they look.
+        command: How stages are run; DVC in the project's folder when None.
 
     Returns:
         One definition per stage that is not hidden.
@@ -56,6 +61,7 @@ def build_assets(project: Project, command: DvcCommand, translator: Translator |
         ConfigError: Two stages would have one name in Dagster.
     """
     translator = translator or Translator()
+    command = command or DvcCommand(project.root)
     translator.check_names(project)
     codes = code_versions(project)
     return [
@@ -67,12 +73,16 @@ def build_assets(project: Project, command: DvcCommand, translator: Translator |
 
 def code_versions(project: Project) -> dict[str, str]:
     """Return stamp file -> version of code and baseline as they are now, not as they were when it was written."""
+
+    def compute() -> dict[str, str]:
+        stamps = compute_stamps(project.root / PARAMS)
+        return {f"stamps/{name}.json": stamp_version(stamp) for name, stamp in stamps.items()}
+
     try:
-        stamps = compute_stamps(project.root / "params.yaml")
+        return remembered_versions(project.root, compute)
     except ConfigError:
         # a project without our sections; its stages have no code version
         return {}
-    return {f"stamps/{name}.json": stamp_version(stamp) for name, stamp in stamps.items()}
 
 
 def stage_specs(
@@ -90,6 +100,9 @@ def stage_specs(
                 group_name=translator.group(stage),
                 kinds=translator.kinds(stage),
                 owners=translator.owners(stage),
+                tags=translator.tags(stage),
+                freshness_policy=translator.freshness(stage),
+                automation_condition=translator.automation(stage),
                 code_version=codes.get(translator.stamp_file(stage) or ""),
                 metadata={
                     "dvc_stage": MetadataValue.text(stage.address),
@@ -109,9 +122,10 @@ def _stage_assets(
     op_name = translator.op_name(stage)
     checks_file = translator.checks_file(stage)
     checked = checked_asset(stage, checks_file, translator) if checks_file else None
+    names = translator.check_pair(stage)
     check_specs = [pushed_spec(spec.key) for out, spec in pairs if out.cached]
     if checked is not None:
-        check_specs += quality_specs(translator.asset_key(checked))
+        check_specs += quality_specs(translator.asset_key(checked), names)
 
     @multi_asset(
         name=op_name,
@@ -122,14 +136,15 @@ def _stage_assets(
     )
     def run_stage(context: AssetExecutionContext, config: StageRun) -> Iterator[Event]:
         started = time.time()
+        tag_run(context, project.root)
 
         def quality() -> list[AssetCheckResult]:
             if checks_file is None or checked is None:
                 return []
-            return quality_results(project.root / checks_file, translator.asset_key(checked))
+            return quality_results(project.root / checks_file, translator.asset_key(checked), names)
 
         try:
-            outcome = command.repro(context, stage, op_name, config.force)
+            outcome = command.repro(context, stage, op_name, config.force, LiveFacts(context, pairs[0][1].key).take)
         except Failure:
             if checks_file is not None and _written_since(project, checks_file, started):
                 yield from quality()

@@ -4,37 +4,52 @@ The stage program is a grandchild: Dagster -> ``dvc repro`` -> stage. The Pipes 
 environment that DVC hands on, so its progress and facts come straight back.
 """
 
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dagster import AssetExecutionContext, Failure, PipesMessageReader, PipesTempFileContextInjector
+from dagster import (
+    AssetExecutionContext,
+    Failure,
+    PipesMessageReader,
+    PipesTempFileContextInjector,
+    RetryRequested,
+)
 from dagster._core.execution.context.op_execution_context import OpExecutionContext
 from dagster._core.pipes.context import PipesMessageHandler, build_external_execution_context_data
 from dagster._core.pipes.utils import PipesTempFileMessageReader
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
+from assets.command import STORE_FAILED
 from assets.errors import ConfigError
 from pipelines.dvc_project import StageRecord
+from pipelines.orphaned_runs import HOST_TAG
 from pipelines.process_group import Patience, ProcessGroup
 from pipelines.stamps import stamps_are_current
 
 Context: TypeAlias = AssetExecutionContext | OpExecutionContext
+Listener: TypeAlias = Callable[[Any], None]
+"""Gets every message of a stage as it arrives."""
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 _SECONDS_BETWEEN_TRIES = (2.0, 5.0, 15.0, 30.0)
+_SECONDS_BETWEEN_LOOKS = 1.0
+_RETRY_SECONDS = (10.0, 30.0, 90.0)
 _TAIL = 40
 STAMPS = "stamps"
 _BUSY = re.compile(r"'([^']*)' is busy, it is being blocked by")
 _RAN = re.compile(r"^Running stage '([^']+)'")
+_STAGE_CODE = re.compile(r"^ERROR: failed to reproduce .*, exited with (\d+)\s*$", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -60,6 +75,12 @@ class Outcome:
         """The path that another DVC process holds, when this is why the call failed."""
         found = _BUSY.search("".join(self.tail)) if self.code else None
         return found[1] if found else None
+
+    @property
+    def stage_code(self) -> int | None:
+        """The exit code of the stage's own command, when it is what made the call fail."""
+        found = _STAGE_CODE.search("".join(self.tail)) if self.code else None
+        return int(found[1]) if found else None
 
     def line(self, text: str) -> None:
         """Take one line of output."""
@@ -89,14 +110,17 @@ class ProgressLog:
         facts: The last value of every fact, but for the ones that describe progress itself.
     """
 
-    def __init__(self, context: Context, op_name: str) -> None:
+    def __init__(self, context: Context, op_name: str, listener: Listener | None = None) -> None:
         self.facts: dict[str, Any] = {}
+        self._listener = listener
         self._context = context
         self._tag = f"progress/{op_name}"
         self._last = float("-inf")
 
     def take(self, payload: Any) -> None:
         """Take one message."""
+        if self._listener is not None:
+            self._listener(payload)
         if not isinstance(payload, dict):
             return
         known = ("stage", "activity", "unit", "done", "total", "per_second", "eta_seconds")
@@ -152,12 +176,21 @@ class DvcCommand:
     Attributes:
         root: The project.
         patience: How long an interrupted stage may take to save its work.
+        retry_seconds: Pauses before a stage that the object store failed is tried again.
     """
 
     root: Path
     patience: Patience = field(default_factory=Patience)
+    retry_seconds: tuple[float, ...] = _RETRY_SECONDS
 
-    def repro(self, context: Context, stage: StageRecord, op_name: str, force: bool = False) -> Outcome:
+    def repro(
+        self,
+        context: Context,
+        stage: StageRecord,
+        op_name: str,
+        force: bool = False,
+        listener: Listener | None = None,
+    ) -> Outcome:
         """Bring one stage up to date, and the code stamps before it if it depends on one.
 
         Args:
@@ -165,27 +198,42 @@ class DvcCommand:
             stage: The stage.
             op_name: Name of the step's op, for the progress tag.
             force: Run the stage even if nothing changed.
+            listener: Gets the stage's messages.
 
         Returns:
             What came of it, with exit code 0.
 
         Raises:
+            RetryRequested: The object store failed the stage, and it has not been tried often enough.
             Failure: DVC or the stage failed; carries the last lines of its output.
         """
+        _tag_host(context)
         first = [STAMPS] if any(dep.startswith(f"{STAMPS}/") for dep in stage.deps) else []
         if force and first:
-            self._repeat(context, first, op_name)
+            self._repeat(context, first, op_name, listener)
         arguments = ["--force", stage.address] if force else [*first, stage.address]
-        outcome = self._repeat(context, arguments, op_name)
+        outcome = self._repeat(context, arguments, op_name, listener)
         if outcome.code:
-            raise stage_failure(stage.address, outcome)
+            failure = stage_failure(stage.address, outcome)
+            if outcome.stage_code == STORE_FAILED:
+                self._ask_for_retry(context, failure)
+            raise failure
         return outcome
 
-    def _repeat(self, context: Context, targets: list[str], op_name: str) -> Outcome:
+    def _ask_for_retry(self, context: Context, failure: Failure) -> None:
+        """Let Dagster run the step again after a pause, unless it has been tried often enough."""
+        tried, most = context.retry_number, len(self.retry_seconds)
+        if tried >= most:
+            return
+        pause = self.retry_seconds[tried]
+        context.log.warning(f"{failure.description}; trying again in {pause:g} s ({tried + 1} of {most})")
+        raise RetryRequested(max_retries=most, seconds_to_wait=pause) from failure
+
+    def _repeat(self, context: Context, targets: list[str], op_name: str, listener: Listener | None) -> Outcome:
         """Call repro again while another DVC process holds a path that it needs."""
         tries = 0
         while True:
-            with self._pipes(context, op_name) as (env, progress):
+            with self.pipes(context, op_name, listener) as (env, progress):
                 outcome = self.run(context, ["repro", "--single-item", *targets], env)
                 outcome.facts = progress.facts
             blocked = outcome.blocked_path
@@ -213,7 +261,9 @@ class DvcCommand:
             return False
 
     def run(self, context: Context, arguments: list[str], env: Mapping[str, str] | None = None) -> Outcome:
-        """Run ``dvc --wait-for-lock ARGUMENTS`` and hand its output on; an interrupt stops all it started.
+        """Run ``dvc --wait-for-lock ARGUMENTS`` and hand its output on.
+
+        An interrupt stops all it started, and so does the end of the run worker that this step belongs to.
 
         Args:
             context: The running Dagster step.
@@ -222,6 +272,9 @@ class DvcCommand:
 
         Returns:
             Exit code and output.
+
+        Raises:
+            Failure: The run worker is gone.
         """
         outcome = Outcome()
 
@@ -232,9 +285,12 @@ class DvcCommand:
 
         started = time.monotonic()
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-        group = ProcessGroup(command, self.root, {**stage_environment(), **(env or {})}, on_line)
+        group = ProcessGroup(command, self.root, {**stage_environment(), **(env or {})}, on_line, self.patience)
         try:
-            outcome.code = group.wait()
+            while (code := group.poll(_SECONDS_BETWEEN_LOOKS)) is None:
+                if worker_is_gone():
+                    raise Failure("the process that executes this run is gone, so the step ends", allow_retries=False)
+            outcome.code = code
         except BaseException:
             context.log.info(f"interrupted: stopping {' '.join(arguments)}")
             with _deaf_to_interrupts():
@@ -244,8 +300,20 @@ class DvcCommand:
         return outcome
 
     @contextmanager
-    def _pipes(self, context: Context, op_name: str) -> Generator[tuple[dict[str, str], ProgressLog]]:
-        progress = ProgressLog(context, op_name)
+    def pipes(
+        self, context: Context, op_name: str, listener: Listener | None = None
+    ) -> Generator[tuple[dict[str, str], ProgressLog]]:
+        """Take messages of a stage while the block runs.
+
+        Args:
+            context: The running Dagster step.
+            op_name: Name of the step's op, for the progress tag.
+            listener: Gets the messages, too.
+
+        Yields:
+            The environment that the stage needs, and what becomes of its messages.
+        """
+        progress = ProgressLog(context, op_name, listener)
         reader, injector = PipesTempFileMessageReader(), PipesTempFileContextInjector()
         handler = _Handler(context, reader, progress)
         data = build_external_execution_context_data(context, None)
@@ -258,6 +326,19 @@ class DvcCommand:
                 progress,
             )
         progress.clear()
+
+
+def worker_is_gone() -> bool:
+    """Say whether the process that started this one as a step is no longer there; never where none did."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+def _tag_host(context: Context) -> None:
+    """Note on the run where it is executed, for those who look whether it still is."""
+    run = context.run
+    if HOST_TAG not in run.tags and context.instance.has_run(run.run_id):
+        context.instance.add_run_tags(run.run_id, {HOST_TAG: socket.gethostname()})
 
 
 @contextmanager

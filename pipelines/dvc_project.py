@@ -17,6 +17,7 @@ from pipelines.dvc_template import interpolate
 DVC_YAML, DVC_LOCK, PARAMS = "dvc.yaml", "dvc.lock", "params.yaml"
 OutKind = Literal["out", "metric", "plot"]
 _OUT_SECTIONS: dict[str, OutKind] = {"outs": "out", "metrics": "metric", "plots": "plot"}
+_NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class StageRecord:
         params: Keys of params.yaml it reads.
         outs: What it writes, in the order of dvc.yaml.
         meta: The mapping under ``meta:``.
+        entry: What the entry of ``foreach`` or ``matrix`` says in texts and whole numbers, its name first under
+            ``entry``: ``{"entry": "clip-s0", "recipe": "clip", "seed": "0"}``; what is empty or "none" is left out.
     """
 
     address: str
@@ -49,6 +52,7 @@ class StageRecord:
     params: tuple[str, ...]
     outs: tuple[Out, ...]
     meta: Mapping[str, Any]
+    entry: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def group(self) -> str:
@@ -75,10 +79,11 @@ class LockEntry:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The stages of a DVC project, by address, in the order of dvc.yaml."""
+    """The stages of a DVC project, by address, in the order of dvc.yaml, and its params.yaml as it stands."""
 
     root: Path
     stages: Mapping[str, StageRecord]
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def producers(self, path: str) -> Iterator[tuple[StageRecord, Out]]:
         """Yield the stages and outputs that a dependency on ``path`` reaches: equal, around it or inside it."""
@@ -107,8 +112,8 @@ def load_project(root: Path) -> Project:
     for name, definition in stages.items():
         for address, body, context in _instances(str(name), definition, params, path):
             resolved = interpolate(body, context, f"{path}: stage {address}")
-            records[address] = _record(address, resolved)
-    return Project(root, records)
+            records[address] = _record(address, resolved, _entry(name, address, context.get("item")))
+    return Project(root, records, params)
 
 
 def _instances(
@@ -163,7 +168,18 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _record(address: str, body: Mapping[str, Any]) -> StageRecord:
+def _entry(name: str, address: str, item: Any) -> dict[str, str]:
+    if address == name:
+        return {}
+    said: Mapping[str, Any] = item if isinstance(item, dict) else {}
+    found = {"entry": address.removeprefix(f"{name}@")}
+    for key, value in said.items():
+        if isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", _NOTHING):
+            found.setdefault(str(key), str(value))
+    return found
+
+
+def _record(address: str, body: Mapping[str, Any], said: Mapping[str, str]) -> StageRecord:
     cmd = body.get("cmd") or ()
     outs: list[Out] = []
     for section, kind in _OUT_SECTIONS.items():
@@ -181,6 +197,7 @@ def _record(address: str, body: Mapping[str, Any]) -> StageRecord:
         params=tuple(params),
         outs=tuple(outs),
         meta=body.get("meta") or {},
+        entry=said,
     )
 
 
@@ -211,6 +228,20 @@ def read_lock(root: Path) -> dict[str, LockEntry]:
         str(address): LockEntry(_versions(entry.get("deps")), _versions(entry.get("outs")))
         for address, entry in stages.items()
     }
+
+
+def read_pointer(path: Path) -> Version | None:
+    """Read the version that a ``.dvc`` file names.
+
+    Args:
+        path: A file as ``dvc add`` writes it, with one output.
+
+    Returns:
+        The version; None when the file is absent or still without one.
+    """
+    if not path.is_file():
+        return None
+    return next(iter(_versions(read_yaml(path).get("outs")).values()), None)
 
 
 def _versions(entries: Any) -> dict[str, Version]:

@@ -10,6 +10,7 @@ from assets.errors import DataError, message
 
 LEADERBOARD = Path("reports/leaderboard.json")
 PAGE = Path("reports/leaderboard.html")
+_TIMES = "times.json"
 _FACTS = ("run", "recipe", "dataset", "policy", "features", "seed")
 _HEADER_LINES = 3
 
@@ -18,7 +19,7 @@ def print_leaderboard(path: Path = LEADERBOARD, params: Path = Path("params.yaml
     """Print the leaderboard's rows, best first, with the metrics that ``report.columns`` names.
 
     Args:
-        path: The file that ``compare`` wrote.
+        path: The file that ``compare`` wrote; training times are in ``times.json`` beside it, for runs trained here.
         params: The params.yaml with the section ``report``.
 
     Raises:
@@ -28,16 +29,21 @@ def print_leaderboard(path: Path = LEADERBOARD, params: Path = Path("params.yaml
         raise DataError(message(f"{path} does not exist", fix='run "clipfoundry demo" or "clipfoundry repro" first'))
     rows = json.loads(path.read_text(encoding="utf-8"))
     report = read_sections(params)["report"]
-    print("\n".join(table(rows, report["columns"])))
+    beside = path.with_name(_TIMES)
+    times = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    print("\n".join(table(rows, report["columns"], times)))
     print(f"sorted by {report['main_metric']}; percent, with half of the 95 % interval")
 
 
-def table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str]:
+def table(
+    rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], times: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """Lay rows out as lines of text.
 
     Args:
         rows: Rows of leaderboard.json.
         metrics: Dotted names of the metrics to show; their parts stand above one another in the header.
+        times: Run -> what times.json says of it.
 
     Returns:
         The lines: header, rule, one line per row.
@@ -45,7 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[str
     facts = [name for name in _FACTS if name == "run" or len({str(row[name]) for row in rows}) > 1]
     columns: list[list[str]] = [["", "", name, *(str(row[name]) for row in rows)] for name in facts]
     columns += [[*_header(name), *(_score(row, name) for row in rows)] for name in metrics]
-    columns += [["", "train", "time", *(_duration(row["cost"]["train_seconds"]) for row in rows)]]
+    columns += [["", "train", "time", *(_train_time(row, times) for row in rows)]]
     if "policy" in facts:
         columns += [["", "pairs", "in all", *(f"{row['cost'].get('pairs', 0):,.0f}" for row in rows)]]
     columns += [["", "pairs", "seen", *(f"{row['cost']['samples_seen']:,.0f}" for row in rows)]]
@@ -72,6 +78,12 @@ def _score(row: Mapping[str, Any], metric: str) -> str:
     interval = row["intervals"].get(metric)
     spread = f" +-{50 * (interval[1] - interval[0]):4.1f}" if interval else ""
     return f"{100 * value:.1f}{spread}"
+
+
+def _train_time(row: Mapping[str, Any], times: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how long a run trained, or a dash when it did so elsewhere, or its time is that of another model."""
+    known = times.get(row["run"], {})
+    return _duration(known["train_seconds"]) if known.get("model") == row["versions"]["model"] else "-"
 
 
 def _duration(seconds: float) -> str:

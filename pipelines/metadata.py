@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dagster import MetadataValue
+from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
 
 from assets.manifest import MANIFEST
 from pipelines.dvc_project import Out, StageRecord, Version
+from pipelines.pages import page_address
 from pipelines.pictures import curve_svg, data_address, read_curve, reject_sheet, sample_sheet
 
 Metadata = dict[str, MetadataValue[Any]]
@@ -16,6 +17,18 @@ _MOST_NUMBERS = 40
 _MOST_CURVES = 4
 _LONGEST_CARD = 12_000
 _FIGURE = "figure.svg"
+_LOGS, _RUNS = "logs", "runs"
+_TABLES = (
+    "index.parquet",
+    "accepted.parquet",
+    "plan.parquet",
+    "per_class.parquet",
+    "per_concept.parquet",
+    "concepts.parquet",
+    "scores.parquet",
+    "rows.parquet",
+)
+"""The table that an output is about, whichever it has first."""
 
 
 def describe(root: Path, stage: StageRecord, out: Out, version: Version | None) -> Metadata:
@@ -38,7 +51,7 @@ def describe(root: Path, stage: StageRecord, out: Out, version: Version | None) 
             found["bytes"] = MetadataValue.int(version.size)
         if version.num_files is not None:
             found["files"] = MetadataValue.int(version.num_files)
-    for part in (_counts, _cards, _pages, _figure, _raw_pictures, _reject_pictures):
+    for part in (_counts, _columns, _cards, _pages, _figure, _raw_pictures, _reject_pictures):
         found |= part(root, stage, path)
     found |= _numbers(root, stage, path)
     found |= _curves(root, stage)
@@ -107,10 +120,10 @@ def _cards(root: Path, stage: StageRecord, path: Path) -> Metadata:
 
 
 def _pages(root: Path, stage: StageRecord, path: Path) -> Metadata:
-    """Point at HTML pages; browsers refuse file links in a page from a server, so the path is there to copy too."""
+    """Point at the HTML page that our web server serves (pipelines/pages.py)."""
     for page in (path, path / "index.html", path / "data_docs" / "index.html"):
         if page.suffix == ".html" and page.is_file():
-            return {"page": MetadataValue.url(page.resolve().as_uri())}
+            return {"page": MetadataValue.url(page_address(page.relative_to(root).as_posix()))}
     return {}
 
 
@@ -140,7 +153,10 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _curves(root: Path, stage: StageRecord) -> Metadata:
-    files = [file for out in stage.outs if out.kind == "plot" for file in sorted((root / out.path).rglob("*.tsv"))]
+    folders = [root / out.path for out in stage.outs if out.kind == "plot"]
+    # what belongs to this machine and is no output: speed and memory
+    folders += [root / _LOGS / name / "perf" for name in _run_names(stage)]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.tsv"))]
     files.sort(key=lambda file: (file.stem != "loss", "loss" not in file.stem, file.as_posix()))
     pictures: list[str] = []
     for file in files:
@@ -148,6 +164,36 @@ def _curves(root: Path, stage: StageRecord) -> Metadata:
         if len(points) > 1 and len(pictures) < _MOST_CURVES:
             pictures.append(f"![{name}]({data_address('image/svg+xml', curve_svg(name, points))})")
     return {"curves": MetadataValue.md("\n\n".join(pictures))} if pictures else {}
+
+
+def _run_names(stage: StageRecord) -> list[str]:
+    """Return the runs whose log a stage writes, ``runs/R``."""
+    parts = [PurePosixPath(out.path).parts for out in stage.outs]
+    return list(dict.fromkeys(part[1] for part in parts if len(part) > 1 and part[0] == _RUNS))
+
+
+def _columns(root: Path, stage: StageRecord, path: Path) -> Metadata:
+    """Read the columns of the output's main table; the footer of the file alone is read."""
+    table = next((path / name for name in _TABLES if (path / name).is_file()), None)
+    if table is None:
+        return {}
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        schema = parquet.read_schema(table)
+    except (pa.ArrowException, OSError):
+        return {}  # in a folder of another kind the name may mean something else
+    columns = [
+        TableColumn(
+            name,
+            str(schema.field(name).type),
+            constraints=TableColumnConstraints(nullable=schema.field(name).nullable),
+        )
+        for name in schema.names
+    ]
+    # a name that Dagster's UI knows: it shows the columns on a page of their own
+    return {"dagster/column_schema": MetadataValue.table_schema(TableSchema(columns))}
 
 
 def _raw_pictures(root: Path, stage: StageRecord, path: Path) -> Metadata:

@@ -16,7 +16,7 @@ from assets.errors import ConfigError, message
 from assets.manifest import value_digest
 from assets.section import Section, parse, unknown
 from assets.store import StoreConfig
-from pipelines.references import Entries, wrong_references
+from pipelines.references import wrong_references
 
 if TYPE_CHECKING:
     from assets.concepts.config import ConceptsConfig
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from evaluation.config import EvaluationConfig, ReportConfig
     from evaluation.embed_config import EmbeddingsConfig
     from evaluation.export_config import ExportConfig
+    from evaluation.promotion.config import PromotionConfig
     from evaluation.studies.config import StudyConfig
     from evaluation.words.index_config import IndexConfig
+    from pipelines.automation.config import AutomationConfig
     from training.captioner.config import CaptionerConfig
     from training.config import RecipeConfig, RunConfig
     from training.teachers.config import TeacherConfig
@@ -56,8 +58,10 @@ class Params:
     exports: Mapping[str, "ExportConfig"]
     indexes: Mapping[str, "IndexConfig"]
     studies: Mapping[str, "StudyConfig"]
+    promotions: Mapping[str, "PromotionConfig"]
     evaluation: "EvaluationConfig"
     report: "ReportConfig"
+    automation: "AutomationConfig"
 
 
 class _Faults:
@@ -127,52 +131,76 @@ def load_params(params: Path = PARAMS, memory: Path | None = None) -> Params:
     Raises:
         ConfigError: Listing every fault, one a line.
     """
-    from assets.concepts.config import ConceptsConfig
     from assets.dataset import DatasetConfig
     from assets.features.config import parse_features
-    from assets.reduction.config import PolicyConfig
     from evaluation.config import EvaluationConfig, ReportConfig
-    from evaluation.embed_config import EmbeddingsConfig
-    from evaluation.export_config import ExportConfig
-    from evaluation.studies.config import StudyConfig
-    from evaluation.words.index_config import IndexConfig
-    from training.captioner.config import CaptionerConfig
+    from pipelines.automation.config import AutomationConfig
     from training.config import RecipeConfig, RunConfig
-    from training.teachers.config import TeacherConfig
 
     data = read_sections(params)
     faults = _Faults()
-    machine = faults.section(MachineConfig, data["machine"], f"{params}: machine")
-    store = faults.section(StoreConfig, data["store"], f"{params}: store")
-    datasets = faults.entries(partial(parse, DatasetConfig), data["datasets"], f"{params}: datasets")
-    features = faults.entries(parse_features, data["features"], f"{params}: features", may_be_empty=True)
-    embeddings = faults.optional(EmbeddingsConfig, data["embeddings"], f"{params}: embeddings")
-    captioners = faults.optional(CaptionerConfig, data["captioners"], f"{params}: captioners")
-    concepts = faults.optional(ConceptsConfig, data["concepts"], f"{params}: concepts")
-    policies = faults.optional(PolicyConfig, data["policies"], f"{params}: policies")
-    teachers = faults.optional(TeacherConfig, data["teachers"], f"{params}: teachers")
-    recipes = faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes")
-    runs = faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs")
-    exports = faults.optional(ExportConfig, data["exports"], f"{params}: exports")
-    indexes = faults.optional(IndexConfig, data["indexes"], f"{params}: indexes")
-    studies = faults.optional(StudyConfig, data["studies"], f"{params}: studies")
-    evaluation = faults.section(EvaluationConfig, data["evaluation"], f"{params}: evaluation")
-    report = faults.section(ReportConfig, data["report"], f"{params}: report")
+    single: dict[str, Any] = {
+        section: faults.section(model, data[section], f"{params}: {section}")
+        for section, model in {
+            "machine": MachineConfig,
+            "store": StoreConfig,
+            "evaluation": EvaluationConfig,
+            "report": ReportConfig,
+            "automation": AutomationConfig,
+        }.items()
+    }
+    entries: dict[str, dict[str, Any]] = {
+        "datasets": faults.entries(partial(parse, DatasetConfig), data["datasets"], f"{params}: datasets"),
+        "features": faults.entries(parse_features, data["features"], f"{params}: features", may_be_empty=True),
+        "recipes": faults.entries(partial(parse, RecipeConfig), data["recipes"], f"{params}: recipes"),
+        "runs": faults.entries(partial(parse, RunConfig), data["runs"], f"{params}: runs"),
+    }
+    for section, model in _optional_sections().items():
+        entries[section] = faults.optional(model, data[section], f"{params}: {section}")
     if not isinstance(data["profile"], str):
         faults.add(message(f"{params}: profile", data["profile"], "a name"))
-    methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in recipes.items()}
+    methods = {f"{params}: recipes.{name}.method": recipe.method for name, recipe in entries["recipes"].items()}
     _check_methods(faults, methods, memory)
-    used: Entries = {"features": features, "embeddings": embeddings, "captioners": captioners, "policies": policies}
-    trained: Entries = {"teachers": teachers, "recipes": recipes, "runs": runs, "exports": exports, "indexes": indexes}
-    for text in wrong_references(data, {**used, **trained, "concepts": concepts, "studies": studies}):
+    for text in wrong_references(data, entries):
         faults.add(f"{params}: {text}")
-    _check_main_metric(faults, evaluation, report, params)
-    if faults.lines or machine is None or store is None or evaluation is None or report is None:
+    _check_main_metric(faults, single["evaluation"], single["report"], params)
+    _check_champions(faults, data, params)
+    if faults.lines or None in single.values():
         raise ConfigError("\n".join(faults.lines))
-    return Params(
-        *(data["profile"], machine, store, datasets, features, embeddings, captioners, concepts, policies),
-        *(teachers, recipes, runs, exports, indexes, studies, evaluation, report),
-    )
+    values: dict[str, Any] = {"profile": data["profile"], **single, **entries}
+    return Params(**values)
+
+
+def _optional_sections() -> "dict[str, type[Section]]":
+    """Return the models of the sections that may be empty."""
+    from assets.concepts.config import ConceptsConfig
+    from assets.reduction.config import PolicyConfig
+    from evaluation.embed_config import EmbeddingsConfig
+    from evaluation.export_config import ExportConfig
+    from evaluation.promotion.config import PromotionConfig
+    from evaluation.studies.config import StudyConfig
+    from evaluation.words.index_config import IndexConfig
+    from training.captioner.config import CaptionerConfig
+    from training.teachers.config import TeacherConfig
+
+    return {
+        "embeddings": EmbeddingsConfig,
+        "captioners": CaptionerConfig,
+        "concepts": ConceptsConfig,
+        "policies": PolicyConfig,
+        "teachers": TeacherConfig,
+        "exports": ExportConfig,
+        "indexes": IndexConfig,
+        "studies": StudyConfig,
+        "promotions": PromotionConfig,
+    }
+
+
+def _check_champions(faults: _Faults, data: Mapping[str, Any], params: Path) -> None:
+    """Refuse champions that would take the folder of a run's model."""
+    if isinstance(data["promotions"], dict) and isinstance(data["runs"], dict):
+        for name in data["promotions"].keys() & data["runs"].keys():
+            faults.add(f"{params}: promotions.{name}: a run has that name, and both would be models/{name}; rename one")
 
 
 def _check_main_metric(

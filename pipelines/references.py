@@ -53,6 +53,7 @@ REFERENCES: dict[str, tuple[_Reference, ...]] = {
     ),
     "exports": (_Reference("run", "runs"),),
     "indexes": (_DATASET, _Reference("run", "runs")),
+    "promotions": (_DATASET, _Reference("run", "runs", same_data=True)),
     "runs": (
         _Reference("recipe", "recipes"),
         _DATASET,

@@ -6,7 +6,8 @@ a run. Materialisations, not observations: Dagster 1.13 leaves children stale fo
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -16,6 +17,7 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
+    MetadataValue,
     RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
@@ -27,7 +29,7 @@ from dagster import (
 from assets.errors import DataError
 from pipelines.checks import as_evaluation, quality_results
 from pipelines.dvc_assets import checked_asset, code_versions, stage_specs
-from pipelines.dvc_project import DVC_LOCK, LockEntry, Project, StageRecord, read_lock
+from pipelines.dvc_project import DVC_LOCK, LockEntry, Project, StageRecord, read_lock, read_pointer
 from pipelines.metadata import describe
 from pipelines.translator import Translator
 
@@ -43,18 +45,24 @@ _INPUT_VERSION_TAG, _INPUT_POINTER_TAG = "dagster/input_data_version", "dagster/
 _OWN_VERSION_TAG = "dagster/data_version_is_user_provided"
 
 
-def build_sensor(project: Project, translator: Translator | None = None, seconds: int = 30) -> SensorDefinition:
+def build_sensor(
+    project: Project,
+    translator: Translator | None = None,
+    seconds: int = 30,
+    extra: Mapping[AssetKey, Path] | None = None,
+) -> SensorDefinition:
     """Make the sensor of a project.
 
     Args:
         project: Its stages.
         translator: How they look.
         seconds: Least time between two looks.
+        extra: Assets that are no outputs of stages -> the ``.dvc`` files that name their versions.
 
     Returns:
         A sensor that is on from the start.
     """
-    chosen = translator or Translator()
+    chosen, pointers = translator or Translator(), dict(extra or {})
 
     @sensor(
         name="dvc_lock",
@@ -63,16 +71,16 @@ def build_sensor(project: Project, translator: Translator | None = None, seconds
         description="Reports what a dvc repro outside Dagster changed, as materialisations without a run.",
     )
     def dvc_lock(context: SensorEvaluationContext) -> SensorResult | SkipReason:
-        file = project.root / DVC_LOCK
-        if not file.is_file():
+        if not (project.root / DVC_LOCK).is_file():
             return SkipReason("dvc.lock does not exist yet")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = _digest(project.root / file for file in (DVC_LOCK, *pointers.values()))
         if context.cursor == digest:
             return SkipReason("dvc.lock did not change")
         if context.instance.get_runs_count(RunsFilter(statuses=_UNFINISHED)):
             # a run of our own changes dvc.lock before it reports; looking now would count its work twice
             return SkipReason("a run is in progress, dvc.lock is read when it has ended")
         events = outside_changes(project, chosen, context.instance)
+        events += pointer_changes(project.root, pointers, context.instance)
         return SensorResult(asset_events=events, cursor=digest)
 
     return dvc_lock
@@ -124,6 +132,38 @@ def outside_changes(
     return events
 
 
+def pointer_changes(
+    root: Path, pointers: Mapping[AssetKey, Path], instance: DagsterInstance
+) -> list[AssetMaterialization | AssetCheckEvaluation]:
+    """Compare ``.dvc`` files with the latest materialisations of the assets that they stand for.
+
+    Args:
+        root: The project.
+        pointers: Asset -> file, relative to the project; one that is absent says nothing.
+        instance: Where Dagster keeps its events.
+
+    Returns:
+        A materialisation for every asset with another version.
+    """
+    events: list[AssetMaterialization | AssetCheckEvaluation] = []
+    for key, file in pointers.items():
+        version = read_pointer(root / file)
+        if version is None or version.md5 == recorded_version(instance, key):
+            continue
+        metadata: dict[str, Any] = {"dvc_hash": version.md5, "pointer": MetadataValue.path(str(root / file))}
+        counts = {"bytes": version.size, "files": version.num_files}
+        metadata |= {name: count for name, count in counts.items() if count is not None}
+        tags = {DATA_VERSION_TAG: version.md5, _OWN_VERSION_TAG: "true"}
+        events.append(AssetMaterialization(key, description="changed outside Dagster", metadata=metadata, tags=tags))
+    return events
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Name the contents of files that may be absent."""
+    contents = [file.read_bytes() if file.is_file() else b"" for file in files]
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
+
 def recorded_version(instance: DagsterInstance, key: AssetKey) -> str | None:
     """Return the data version of an asset's latest materialisation."""
     event = instance.get_latest_materialization_event(key)
@@ -161,7 +201,8 @@ def _checks(
     if file is None or checked_asset(stage, file, translator).path != path:
         return []
     try:
-        return [as_evaluation(result) for result in quality_results(project.root / file, key)]
+        results = quality_results(project.root / file, key, translator.check_pair(stage))
+        return [as_evaluation(result) for result in results]
     except DataError:
         # the materialisation is still true; the next run of the stage writes the file anew
         return []

@@ -1,8 +1,9 @@
 """``python -m pipelines stamps``: one file per stage program that names the code the stage reaches.
 
 A stage of dvc.yaml depends on its stamp, so that an edit reruns the stages it concerns and no others. Python files are
-followed by their imports (``assets/code_stamp.py``); templates and tables that lie beside them count as bytes. The
-stamp of a validation also names the baseline it compares with, which may be missing, as a dependency of DVC may not.
+followed by their imports (``assets/code_stamp.py``); templates and tables that lie beside them count as bytes. Some
+stamps also name a file that may be missing, as a dependency of DVC may not: that of a validation its baseline, that of
+an ingestion the accepted deliveries.
 """
 
 import hashlib
@@ -15,12 +16,13 @@ from typing import Any
 from assets.atomic import write_json
 from assets.code_stamp import ROOT, closure
 from assets.errors import ConfigError, message
-from assets.manifest import file_digest
+from assets.manifest import file_digest, value_digest
 from assets.section import read_yaml, unknown
 
-BASELINES = "baselines"
+BASELINES, BATCHES = "baselines", "batches"
 _NOT_RESOURCES = (".py", ".pyc", ".pyi", ".md")
-_VALIDATE = "validate-"
+_VALIDATE, _INGEST = "validate-", "ingest-"
+_NOTHING = "none"
 _PLAIN = (
     ("features", "features", "assets.features.run"),
     ("embeddings", "embed", "evaluation.embed"),
@@ -58,8 +60,10 @@ def entry_modules(params: Mapping[str, Any], where: Path) -> dict[str, list[str]
     }
     for name, dataset in (params.get("datasets") or {}).items():
         module = _choice(dataset, "source", sources, f"{where}: datasets.{name}")
-        entries[f"ingest-{name}"] = ["assets.ingest", module]
+        entries[f"{_INGEST}{name}"] = ["assets.ingest", module]
         entries[f"{_VALIDATE}{name}"] = ["assets.validation.run"]
+    for name in params.get("promotions") or {}:
+        entries[f"challenge-{name}"] = ["evaluation.promotion.run", *sorted(evaluators.values())]
     for section, stage, module in _PLAIN:
         for name in params.get(section) or {}:
             entries[f"{stage}-{name}"] = [module]
@@ -131,23 +135,40 @@ def compute_stamps(params: Path) -> dict[str, dict[str, Any]]:
     """Compute every stamp of a params.yaml.
 
     Args:
-        params: The file; baselines lie in a folder beside it.
+        params: The file; baselines and accepted deliveries lie in folders beside it.
 
     Returns:
         Stamp name -> content of its file.
     """
     stamps = {name: stamp(modules) for name, modules in entry_modules(read_yaml(params), params).items()}
     for name in stamps:
+        entry = name.partition("-")[2]
         if name.startswith(_VALIDATE):
-            baseline = params.parent / BASELINES / f"{name.removeprefix(_VALIDATE)}.json"
-            stamps[name]["baseline"] = file_digest(baseline) if baseline.is_file() else "none"
+            stamps[name]["baseline"] = _digest_or_nothing(params.parent / BASELINES / f"{entry}.json")
+        elif name.startswith(_INGEST):
+            stamps[name]["batches"] = _accepted(params.parent / BATCHES / f"{entry}.json")
     return stamps
 
 
+def _digest_or_nothing(path: Path) -> str:
+    return file_digest(path) if path.is_file() else _NOTHING
+
+
+def _accepted(path: Path) -> str:
+    """Name the accepted batches of a data set; a waiting one that is rejected changes no data."""
+    from assets.deliveries.batches import read_batches
+
+    accepted = [batch.model_dump(mode="json") for batch in read_batches(path).accepted]
+    return value_digest(accepted) if accepted else _NOTHING
+
+
 def stamp_version(stamp: Mapping[str, Any]) -> str:
-    """Return a short text that changes whenever the content of a stamp does."""
-    baseline = stamp.get("baseline", "none")
-    return stamp["code"] if baseline == "none" else f"{stamp['code']}-{baseline[:8]}"
+    """Return a short text that changes whenever code or baseline of a stamp do.
+
+    Deliveries are left out: they come while Dagster runs, which keeps the versions of its last load.
+    """
+    baseline = stamp.get("baseline", _NOTHING)
+    return stamp["code"] if baseline == _NOTHING else f"{stamp['code']}-{baseline[:8]}"
 
 
 def write_stamps(params: Path, folder: Path) -> list[str]:

@@ -10,14 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from assets.atomic import write_text
 from assets.errors import ConfigError, StoreError, message
 from pipelines.instance import prepare_instance
+from pipelines.ui_supervision import supervise
 
 HOST = "127.0.0.1"
 _SECONDS_TO_START = 120.0
@@ -33,6 +35,10 @@ class Server:
     url: str
     home: Path
     processes: dict[str, "subprocess.Popen[bytes]"]
+    respawn: dict[str, Callable[[], "subprocess.Popen[bytes]"]] = field(
+        default_factory=dict[str, Callable[[], "subprocess.Popen[bytes]"]]
+    )
+    """Starts a process anew, by its name."""
 
     def ended(self) -> str | None:
         """Return the name of a process that is no longer there."""
@@ -72,10 +78,12 @@ def serve(root: Path, port: int) -> Generator[Server]:
         "web": ["-h", HOST, "-p", str(port), "-w", str(workspace), "--live-data-poll-rate", "2000"],
         "daemon": ["run", "-w", str(workspace)],
     }
-    modules = {"code": "dagster", "web": "dagster_webserver", "daemon": "dagster._daemon"}
+    modules = {"code": "dagster", "web": "pipelines.web", "daemon": "dagster._daemon"}
     try:
         for name, arguments in commands.items():
-            server.processes[name] = _spawn(name, [sys.executable, "-m", modules[name], *arguments], root, home)
+            command = [sys.executable, "-m", modules[name], *arguments]
+            server.processes[name] = _spawn(name, command, root, home)
+            server.respawn[name] = partial(_spawn, name, command, root, home, again=True)
             if name != "daemon":
                 _wait_for(server, name, port if name == "web" else code_port)
         yield server
@@ -83,7 +91,7 @@ def serve(root: Path, port: int) -> Generator[Server]:
         _stop(server)
 
 
-def _spawn(name: str, command: list[str], root: Path, home: Path) -> "subprocess.Popen[bytes]":
+def _spawn(name: str, command: list[str], root: Path, home: Path, again: bool = False) -> "subprocess.Popen[bytes]":
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(home),
@@ -91,7 +99,7 @@ def _spawn(name: str, command: list[str], root: Path, home: Path) -> "subprocess
         "GX_ANALYTICS_ENABLED": "False",
         "DVC_NO_ANALYTICS": "1",
     }
-    with (home / f"{name}.log").open("wb") as log:
+    with (home / f"{name}.log").open("ab" if again else "wb") as log:
         return subprocess.Popen(
             command,
             cwd=root,
@@ -144,21 +152,18 @@ def _stop(server: Server) -> None:
 
 
 def run_ui(root: Path, port: int) -> None:
-    """Serve until Ctrl-C.
+    """Serve until Ctrl-C; a process that ends by itself is started again.
 
     Args:
         root: A DVC project.
         port: TCP port of the web server.
 
     Raises:
-        ConfigError: The port is taken, or one of the processes ended by itself.
+        ConfigError: The port is taken, or one of the processes ends again and again.
     """
     with serve(root, port) as server:
         print(f"Dagster is at {server.url} (logs in {server.home}); stop it with Ctrl-C", flush=True)
         try:
-            while (name := server.ended()) is None:
-                time.sleep(0.5)
+            supervise(server, server.respawn)
         except KeyboardInterrupt:
             print("stopping")
-            return
-        raise ConfigError(_ended_text(server, name))

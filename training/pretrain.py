@@ -32,7 +32,7 @@ from training.methods.base import Method
 from training.models.build import build_method, build_tokenizer, image_size
 from training.models.frozen_build import trained_captions
 from training.plan import Plan
-from training.publish import FinishedRun, publish_log, publish_model
+from training.publish import FinishedRun, publish_log, publish_machine, publish_model
 from training.teachers.package import KIND as TEACHER_KIND
 
 _SNAPSHOT_STREAM = 1
@@ -47,12 +47,13 @@ class Paths:
         raw: Shards and index, from ``ingest``.
         valid: Accepted keys, from ``validate``.
         out: The exported model.
-        log: Curves, cost and environment of the run.
+        log: Curves and cost of the run, the same on every machine.
         profile: Where a trace of a few steps goes; None traces nothing.
         features: Embeddings of the pairs, from the stage ``features``; None for runs that have none.
         reduced: Which pairs are used, from the stage ``reduce``; None for runs on all of them.
         teacher: Whom to learn from, from the stage ``teach``; None for runs that have none.
         start: The exported model to begin as; None for runs that name none.
+        machine: What this machine alone can say: seconds, device, git commit; None keeps nothing of it.
     """
 
     raw: Path
@@ -64,6 +65,7 @@ class Paths:
     reduced: Path | None = None
     teacher: Path | None = None
     start: Path | None = None
+    machine: Path | None = None
 
 
 def pretrain(name: str, params: Path, paths: Paths) -> None:
@@ -187,7 +189,10 @@ def _train_and_publish(
         )
         began = None if method.began is None else method.began.facts
         version = publish_model(finished, tensors, (method.model_config, method.lexicon), paths.out, began)
-        publish_log(finished, version, stage.seconds - fitted.attempt_seconds, plan.work / "curves", paths.log)
+        curves = plan.work / "curves"
+        if paths.machine is not None:
+            publish_machine(finished, version, stage.seconds - fitted.attempt_seconds, curves, paths.machine)
+        publish_log(finished, version, curves, paths.log)
         shutil.rmtree(plan.work)
 
 

@@ -1,4 +1,8 @@
-"""What a finished run leaves: the exported model with its card, and the log with curves, cost and environment."""
+"""What a finished run leaves: the exported model with its card, the log, and what only this machine can say.
+
+Two clones that train one run at one commit publish the same bytes. What depends on the machine or the moment (seconds,
+memory, device, git commit, packages) therefore goes to a folder of its own, which nothing depends on.
+"""
 
 import subprocess
 from dataclasses import dataclass
@@ -15,7 +19,8 @@ from assets.manifest import version_of, write_manifest
 from training.config import BudgetConfig
 from training.engine.distributed import World
 from training.engine.loop import Fitted
-from training.engine.metrics import publish_curves
+from training.engine.metrics import publish_curves, publish_speed
+from training.machine_facts import MACHINE
 from training.model_card import model_card
 from training.models.build import export_model
 from training.plan import Plan
@@ -82,47 +87,68 @@ def publish_model(
     return version_of(out)
 
 
-def publish_log(run: FinishedRun, model_version: str, idle_seconds: float, curves: Path, out: Path) -> None:
-    """Write what is not deterministic: seconds, environment, git commit, and the curves.
+def publish_log(run: FinishedRun, model_version: str, curves: Path, out: Path) -> None:
+    """Write what is the same on every machine: the run, its exact cost, held-out scores, and the curves.
 
     Args:
         run: What was trained.
         model_version: Version of the export.
-        idle_seconds: Seconds of the stage outside of training.
         curves: Folder of the metric log.
-        out: The folder to publish.
+        out: The folder to publish, with ``summary.json``, ``metrics.json`` and ``plots/metrics/**.tsv``.
     """
-    device = run.world.device
+    budget = run.plan.recipe.budget
     with atomic_folder(out) as folder:
         publish_curves(curves, folder)
         summary = {
             "name": run.plan.name,
             **run.plan.run.model_dump(mode="json"),
-            "cost": _cost(run, idle_seconds),
+            "cost": {
+                "samples_seen": budget.steps * budget.batch_size,
+                "pairs": run.num_pairs,
+                "flops": _flops(run.fitted, budget) + run.fitted.episode_flops,
+                "trainable_params": run.trainable_params,
+                "inference_params": run.inference_params,
+            },
             "holdout": {"last": run.fitted.holdout, "best": run.fitted.best},
-            "git": git_commit(),
             "data_version": run.plan.inputs["valid"],
             "model_version": model_version,
+        }
+        write_json(folder / "summary.json", summary)
+
+
+def publish_machine(run: FinishedRun, model_version: str, idle_seconds: float, curves: Path, out: Path) -> None:
+    """Write what depends on the machine and the moment: seconds, memory, device, git commit, and curves of speed.
+
+    Args:
+        run: What was trained.
+        model_version: Version of the export; it tells to which model the seconds belong.
+        idle_seconds: Seconds of the stage outside of training.
+        curves: Folder of the metric log.
+        out: The folder to publish, with ``machine.json``, ``perf/*.tsv`` and TensorBoard's files.
+    """
+    device = run.world.device
+    with atomic_folder(out) as folder:
+        publish_speed(curves, folder)
+        facts = {
+            "name": run.plan.name,
+            "model_version": model_version,
+            "cost": _spent(run, idle_seconds),
+            "git": git_commit(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "processes": run.world.size,
             "threads": torch.get_num_threads(),
             "packages": {"torch": torch.__version__, "open_clip_torch": open_clip.__version__},
         }
-        write_json(folder / "summary.json", summary)
+        write_json(folder / MACHINE, facts)
 
 
-def _cost(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
-    """What the run took; seconds include earlier attempts."""
-    samples = run.plan.recipe.budget.steps * run.plan.recipe.budget.batch_size
+def _spent(run: FinishedRun, idle_seconds: float) -> dict[str, float]:
+    """What the run took of this machine; seconds include earlier attempts."""
     seconds = run.fitted.seconds
+    samples = run.plan.recipe.budget.steps * run.plan.recipe.budget.batch_size
     return {
         **seconds,
         "total_seconds": seconds["train_seconds"] + idle_seconds,
-        "samples_seen": samples,
-        "pairs": run.num_pairs,
-        "flops": _flops(run.fitted, run.plan.recipe.budget) + run.fitted.episode_flops,
-        "trainable_params": run.trainable_params,
-        "inference_params": run.inference_params,
         "samples_per_second": samples / seconds["train_seconds"],
         "data_wait_share": seconds["data_seconds"] / seconds["train_seconds"],
         "model_flops_utilisation": run.fitted.utilisation,

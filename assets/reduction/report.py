@@ -47,7 +47,6 @@ figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere } small
 <h2>Scores</h2>$scores
 <h2>Clusters</h2>$clusters
 <h2>Concepts before and after</h2>$concepts
-<h2>What it cost</h2>$cost
 <h2>Pictures</h2>$pictures
 </body></html>
 """)
@@ -116,17 +115,15 @@ def report_parts(shown: Shown, raw: Path, stage: Stage, cache: ShardCache | None
     return Parts(facts, html)
 
 
-def report_page(summary: Mapping[str, Any], parts: Parts, cost: Mapping[str, float]) -> str:
-    """Return the page.
+def report_page(summary: Mapping[str, Any], parts: Parts) -> str:
+    """Return the page; the same decisions give the same text on every machine.
 
     Args:
         summary: What summary.json holds.
         parts: From :func:`report_parts`.
-        cost: Activity -> seconds.
     """
     outcomes = [[escape(why), f"{number:,}"] for why, number in summary["captions"]["outcomes"].items()]
     rule = f"<p>Rule <code>{escape(summary['captions']['kind'])}</code>.</p>"
-    spent = [[escape(activity), f"{seconds:,.2f}"] for activity, seconds in cost.items()]
     return _PAGE.substitute(
         name=escape(summary["policy"]),
         dataset=escape(summary["dataset"]),
@@ -135,8 +132,6 @@ def report_page(summary: Mapping[str, Any], parts: Parts, cost: Mapping[str, flo
         share=f"{summary['kept_share']:.2%}",
         steps=_steps_html(summary["steps"]),
         captions=rule + (html_table(["what became of the caption", "kept pairs"], outcomes, 1) if outcomes else ""),
-        cost=html_table(["activity", "seconds"], spent, 1)
-        + "<p>Embedding, scoring and captioning are stages of their own; what they took stands in their logs.</p>",
         **parts.html,
     )
 

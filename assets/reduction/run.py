@@ -37,7 +37,7 @@ from assets.reduction.config import NONE, ExchangedCaptions, OriginalCaptions, P
 from assets.reduction.exchange import caption_sources
 from assets.reduction.plan import COST, KIND, PLAN, REPORT, SCHEMA, SHARDS, SUMMARY
 from assets.reduction.pool import SPLIT, Pool, Sources, read_pool
-from assets.reduction.report import Parts, Shown, report_page, report_parts
+from assets.reduction.report import Shown, report_page, report_parts
 from assets.reduction.shards_out import COLUMNS, FINAL, write_shards
 from assets.reduction.steps import NO_CLUSTER, Workshop, carry_out
 from assets.reduction.steps_concepts import class_names
@@ -55,8 +55,9 @@ class Folders:
         captioned: From ``captioner``; None where the policy names none.
         concepts: From ``concepts``; None where the policy names none.
         out: What is published.
-        report: The page about it, with what it cost.
+        report: The page about it.
         work: Where unfinished work waits.
+        logs: Gets what only this machine can say, the seconds of each activity; no stage declares it.
     """
 
     raw: Path
@@ -67,6 +68,7 @@ class Folders:
     out: Path
     report: Path
     work: Path
+    logs: Path
 
 
 @dataclass(slots=True)
@@ -113,13 +115,7 @@ def reduce(
         torch.set_num_threads(machine.threads)
     with Stage(f"reduce@{name}") as stage:
         begin = time.monotonic()
-        sources = Sources(
-            folders.raw,
-            folders.valid,
-            folders.embeddings if config.embeddings != NONE else None,
-            folders.captioned if config.captioner != NONE else None,
-            folders.concepts if config.concepts != NONE else None,
-        )
+        sources = _sources(config, folders)
         inputs, code = sources.versions(), code_digest("assets.reduction.run")
         facts = config.model_dump(mode="json")
         pool = read_pool(config, sources)
@@ -145,13 +141,25 @@ def reduce(
                 parts = report_parts(Shown(config, plan, pool.captions, shop.names, summary), folders.raw, stage, cache)
             summary |= parts.facts
             write_json(output / SUMMARY, summary)
-            _publish_report(work / "report", folders.report, summary, parts, _rounded(decisions.cost))
+            write_text(work / "report" / REPORT, report_page(summary, parts))
+            publish_folder(work / "report", folders.report)
+            write_json(folders.logs / COST, _rounded(decisions.cost))
             counts = {"pool": summary["pool"], "kept": summary["kept"]}
             write_manifest(output, KIND, name, {"stage": facts}, counts, inputs, code)
             publish_folder(output, folders.out)
             shutil.rmtree(work)
         stage.log.info("%s: kept %d of %d pairs in %s", stage.name, counts["kept"], counts["pool"], folders.out)
         stage.send(counts, force=True)
+
+
+def _sources(config: PolicyConfig, folders: Folders) -> Sources:
+    return Sources(
+        folders.raw,
+        folders.valid,
+        folders.embeddings if config.embeddings != NONE else None,
+        folders.captioned if config.captioner != NONE else None,
+        folders.concepts if config.concepts != NONE else None,
+    )
 
 
 def _decide(config: PolicyConfig, shop: Workshop, work: Path, reading: float) -> _Decisions:
@@ -259,12 +267,6 @@ def _timed(cost: dict[str, float], activity: str) -> Generator[None]:
     begin = time.monotonic()
     yield
     cost[activity] = time.monotonic() - begin
-
-
-def _publish_report(work: Path, folder: Path, summary: dict[str, Any], parts: Parts, cost: dict[str, float]) -> None:
-    write_json(work / COST, cost)
-    write_text(work / REPORT, report_page(summary, parts, cost))
-    publish_folder(work, folder)
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

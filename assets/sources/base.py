@@ -125,15 +125,17 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What this machine has for making a data set; none of it changes a sample.
+    """What lies beside params.yaml for making a data set; of it, only accepted deliveries say which samples there are.
 
     Attributes:
         cache: Knows the object store of params.yaml; None where there is no params.yaml.
         download: How pictures are fetched.
+        batches: The file of accepted deliveries, ``batches/D.json``, which may be missing; None where there are none.
     """
 
     cache: "ShardCache | None" = None
     download: DownloadMachine = field(default_factory=DownloadMachine)
+    batches: Path | None = None
 
 
 class Source(ABC):

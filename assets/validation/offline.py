@@ -1,11 +1,14 @@
-"""Makes Great Expectations' pages work without a network: they load styles, icons and scripts from a dozen hosts.
+"""Makes Great Expectations' pages work without a network, and the same for the same data.
 
-Everything fetched from elsewhere is taken out, a small stylesheet of our own goes in, and the front page, which is
-empty without its scripts, is replaced by a plain list of the pages there are.
+They load styles, icons and scripts from a dozen hosts. Everything fetched from elsewhere is taken out, a small
+stylesheet of our own goes in, and the front page, which is empty without its scripts, is replaced by a plain list of
+the pages there are. They also tell when they were made and name elements at random, which would give every clone
+another version of them; both are taken out (``suite`` gives every run one time).
 """
 
 import re
 import shutil
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -54,6 +57,27 @@ _REMOVED = (
     r"@import[^;]*;",
     r"@media \(prefers-color-scheme: dark\) \{.*?\n\}(?=\s*</style>)",
 )
+RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""What every run is told to have begun at: its own time would stand in the address and on the page of its results."""
+_UNKEPT = "not kept"
+_RANDOM = re.compile(r"(collapse-body-)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_LOADED = re.compile(r"(ge_load_time</span>(?:(?!</tr>).)*?>)\d{8}T\d{6}\.\d{6}Z(?=<)", re.DOTALL)
+# told in the time zone of the machine, whatever RUN_TIME has
+_BEGUN = re.compile(r"(>Run Time</div></td><td[^>]*><div[^>]*>)[0-9T:-]{19}Z(?=<)")
+_CRUMB = re.compile(r"(ge-breadcrumbs-item[^>]*>[^<]*) / [0-9T:-]{19}Z(?=</li>)")
+
+
+def steady_page(html: str) -> str:
+    """Return a page without the time it was made at, and with names that are numbered and not drawn.
+
+    Args:
+        html: A page as Great Expectations writes it of a run that began at ``RUN_TIME``.
+    """
+    numbers: dict[str, int] = {}
+    html = _RANDOM.sub(lambda found: f"{found[1]}{numbers.setdefault(found[2], len(numbers) + 1)}", html)
+    for moment in (_LOADED, _BEGUN):
+        html = moment.sub(rf"\g<1>{_UNKEPT}", html)
+    return _CRUMB.sub(r"\g<1>", html)
 
 
 def offline_page(html: str) -> str:
@@ -78,7 +102,7 @@ def make_offline(site: Path) -> None:
         site: The folder with its ``index.html``.
     """
     for page in sorted(site.rglob("*.html")):
-        page.write_text(offline_page(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(offline_page(steady_page(page.read_text(encoding="utf-8"))), encoding="utf-8")
     shutil.rmtree(site / "static", ignore_errors=True)
     (site / "index.html").write_text(_front_page(site), encoding="utf-8")
 

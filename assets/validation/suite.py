@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from assets.validation.expectations import Check
-from assets.validation.offline import make_offline
+from assets.validation.offline import RUN_TIME, make_offline
 
 _EXAMPLES = 5
 
@@ -164,7 +164,7 @@ def _run(context: Any, table: Table) -> list[Outcome]:
     outcomes = {check.name: Outcome(check) for check in table.checks}
     first = 1
     for part in table.parts:
-        run = RunIdentifier(run_name=f"{name}-{first:08d}-{first + len(part) - 1:08d}")
+        run = RunIdentifier(f"{name}-{first:08d}-{first + len(part) - 1:08d}", run_time=RUN_TIME)
         first += len(part)
         results = checkpoint.run(batch_parameters={"dataframe": part}, run_id=run)
         (result,) = results.run_results.values()

@@ -1,9 +1,7 @@
 """The figure of a study: every metric against noise, as panels of a page and as one picture of its own."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -12,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from evaluation.studies.metrics import Panel
 from evaluation.studies.trends import Trend
-from evaluation.svg import STYLE, SURFACE, WIDTH, colour, limits, marker, panel, percent_axis, to_svg
+from evaluation.svg import STYLE, SURFACE, WIDTH, colour, limits, marker, panel, percent_axis, standalone, to_svg
 
 _HEIGHT, _COLUMNS = 3.0, 2
 _NEARLY = 0.2
@@ -52,18 +50,7 @@ def figure_svg(shown: Sequence[Panel], trends: Mapping[str, Trend], title: str) 
             axes.set_axis_off()
         words = ". ".join(_description(one, trends) for one in shown)
         text = to_svg(figure, "study", f"{title}. {words}")
-    start = text.index('">') + 2  # the end of the opening tag, which ends with an attribute
-    return f"{text[:start]}\n<style>\n{_colours()}\nsvg {{ background: var(--surface); }}\n</style>{text[start:]}"
-
-
-def _colours() -> str:
-    """Return the variables of the page's style sheet that hold fonts and colours."""
-    sheet = files("evaluation").joinpath("templates/leaderboard.css").read_text(encoding="utf-8")
-    blocks = re.findall(
-        r"^:root \{.*?^\}|^@media \(prefers-color-scheme: dark\) \{.*?^\}", sheet, re.DOTALL | re.MULTILINE
-    )
-    assert len(blocks) == 2, "leaderboard.css has its light and its dark colours in one block each"
-    return "\n".join(blocks)
+    return standalone(text)
 
 
 def _draw(axes: Axes, shown: Panel, trends: Mapping[str, Trend]) -> None:

@@ -17,10 +17,15 @@ def raiser(error):
     return action
 
 
-@pytest.mark.parametrize("error", [ConfigError("wrong key"), DataError("bad shard"), StoreError("no bucket")])
+@pytest.mark.parametrize("error", [ConfigError("wrong key"), DataError("bad shard")])
 def test_a_users_mistake_is_one_line_and_exit_code_two(capsys, error):
     assert guarded(raiser(error)) == 2
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_store_that_fails_has_an_exit_code_of_its_own_so_that_a_stage_can_be_tried_again(capsys):
+    assert guarded(raiser(StoreError("no answer"))) == 4
+    assert capsys.readouterr().err == "error: no answer\n"
 
 
 def test_a_full_disk_is_explained(capsys):

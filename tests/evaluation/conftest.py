@@ -44,18 +44,15 @@ def scored(squares: Path) -> Path:
             (log / "plots/metrics/mask").mkdir()
             (log / "plots/metrics/mask/object_coverage.tsv").write_text("step\tobject_coverage\n0\t0.5\n4\t0.9\n")
         cost = {
-            "train_seconds": 10.0 + number,
-            "total_seconds": 12.0,
             "samples_seen": 640,
             "flops": 1e12,
             "trainable_params": 9e5,
             "inference_params": 9e5,
         }
-        summary = {
-            "cost": cost,
-            "git": "0" * 40,
-            "model_version": version_of(squares / "models" / name),
-            "device": "cpu",
-        }
-        (log / "summary.json").write_text(json.dumps(summary))
+        model = version_of(squares / "models" / name)
+        (log / "summary.json").write_text(json.dumps({"cost": cost, "model_version": model}))
+        spent = {"train_seconds": 10.0 + number, "total_seconds": 72.0}
+        facts = {"model_version": model, "cost": spent, "git": "0" * 40, "device": f"a <toy> {number}"}
+        (squares / "logs" / name).mkdir(parents=True)
+        (squares / "logs" / name / "machine.json").write_text(json.dumps(facts))
     return squares

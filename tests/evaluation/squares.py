@@ -122,6 +122,7 @@ def write_model(folder: Path, name: str = "a", seed: int = 0) -> Path:
 def write_params(path: Path, runs: dict, **sections: dict) -> Path:
     data = {
         "profile": "toy",
+        "automation": {},
         "machine": {"workers": 0, "threads": 1, "device": "cpu", "tensorboard": False},
         "store": {},
         "datasets": {"squares": {}},

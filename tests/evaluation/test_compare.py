@@ -19,7 +19,7 @@ FOIL = ("suite", "kind", "key", "caption", "foil", "right")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def board(root, out, params=None, valid=True, exports=None):
+def board(root, out, params=None, valid=True, exports=None, logs=None):
     folders = Folders(
         reports=root / "reports/runs",
         runs=root / "runs",
@@ -28,6 +28,7 @@ def board(root, out, params=None, valid=True, exports=None):
         valid=root / "data/valid" if valid else None,
         params=params or root / "params.yaml",
         exports=exports,
+        logs=logs or root / "logs",
     )
     compare(folders, out / "leaderboard.json", out / "leaderboard.html")
     return json.loads((out / "leaderboard.json").read_text()), (out / "leaderboard.html").read_text()
@@ -57,7 +58,7 @@ def test_the_page_is_self_contained_and_stable(scored, tmp_path):
     _, again = board(scored, tmp_path / "b")
     assert page == again
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
-    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses if address != "times.js")
     assert "@import" not in page and "<link" not in page
     identifiers = re.findall(r'\sid="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
@@ -66,11 +67,32 @@ def test_the_page_is_self_contained_and_stable(scored, tmp_path):
     assert "#0505" not in page and "#0101" not in page  # no stand-in colour is left
 
 
+def test_what_the_machine_says_stands_beside_table_and_page(project, tmp_path):
+    rows, page = board(project, tmp_path / "here")
+    times = json.loads((tmp_path / "here/times.json").read_text())
+    models = {row["run"]: row["versions"]["model"] for row in rows}
+    assert times["siglip-s0"] == {
+        **{"model": models["siglip-s0"], "train_seconds": 12.0, "total_seconds": 72.0},
+        **{"device": "a <toy> 2", "git": "0" * 40},
+    }
+    script = (tmp_path / "here/times.js").read_text()
+    shown = json.loads(script.removeprefix("const runTimes = ").removesuffix(";\n"))
+    words = {"train_seconds": "12.0 s", "total_seconds": "1 min 12 s", "device": "a <toy> 2", "git": "0" * 12}
+    assert shown.keys() == set(RUNS) and shown["siglip-s0"]["words"] == words
+    assert "<" not in script
+    (project / "logs/clip-s0/machine.json").unlink()  # as in a clone that pulled the model
+    facts = json.loads((project / "logs/clip-s1/machine.json").read_text()) | {"model_version": "of another model"}
+    (project / "logs/clip-s1/machine.json").write_text(json.dumps(facts))
+    again = board(project, tmp_path / "there")
+    assert again == (rows, page)
+    assert json.loads((tmp_path / "there/times.json").read_text()).keys() == {"siglip-s0"}
+
+
 def test_the_page_shows_runs_seeds_plots_pictures_and_data(scored, tmp_path):
     rows, page = board(scored, tmp_path)
     for row in rows:
         assert row["run"] in page and row["versions"]["model"] in page
-    assert page.count("<svg") == 2 + 2 + 1 + 1 + 1  # columns, costs, frequencies, one curve, reject reasons
+    assert page.count("<svg") == 2 + 1 + 1 + 1 + 1  # columns, costs, frequencies, one curve, reject reasons
     assert "Recipes over seeds" in page and "data:image/jpeg" in page
     assert "Validation accepted 85 of 86 samples" in page
     _, bare = board(scored, tmp_path, valid=False)
@@ -225,7 +247,7 @@ def test_seeds_are_grouped_and_chance_is_found(scored, tmp_path):
         single and single.over == "test set" and (single.low, single.high) == rows[0].intervals.get(metric)
     ) or single
     assert groups["clip"].estimate("absent.metric") is None
-    assert groups["clip"].cost("train_seconds") == pytest.approx(10.5)
+    assert groups["clip"].cost("flops") == pytest.approx(1e12)
     metrics = rows[0].metrics
     assert (
         chance_of("retrieval.in_domain.text_to_image_group_r5", metrics)
@@ -265,5 +287,14 @@ def test_the_page_fits_a_phone_and_sorts_by_click(scored, tmp_path):
         page.get_by_role("button", name="run", exact=True).click()
         assert page.evaluate(first) == min(row["run"] for row in rows)
         page.get_by_role("button", name="training time").click()
-        assert page.evaluate(first) == max(rows, key=lambda row: row["cost"]["train_seconds"])["run"]
+        assert page.evaluate(first) == "siglip-s0"
+        assert page.locator(".told[data-run=siglip-s0][data-fact=device]").last.text_content() == "a <toy> 2"
+        assert page.locator("td.told[data-run=clip-s1]").first.inner_text() == "11.0 s"
+        assert not page.locator(".untimed").is_visible() and page.locator(".timed").is_visible()
+        (tmp_path / "times.js").unlink()  # as after dvc pull in another clone
+        page.goto((tmp_path / "leaderboard.html").as_uri())
+        assert set(page.locator(".told").all_text_contents()) == {"-"}
+        assert page.locator(".untimed").is_visible() and not page.locator(".timed").is_visible()
+        page.get_by_role("button", name="run", exact=True).click()
+        assert page.evaluate(first) == min(row["run"] for row in rows)
         browser.close()

@@ -10,12 +10,13 @@ import pytest
 from dagster import DagsterInstance, ExecuteInProcessResult, materialize
 from ruamel.yaml import YAML
 
-from pipelines.dvc_assets import build_assets
+from pipelines.dvc_assets import dvc_assets
 from pipelines.dvc_command import DvcCommand, stage_environment
 from pipelines.dvc_project import load_project
 from pipelines.process_group import Patience
 
 STAGES = Path(__file__).with_name("toy_stages.py")
+REPOSITORY = Path(__file__).parents[2]
 DVC_YAML = """
 stages:
   stamps:
@@ -112,12 +113,33 @@ class Toy:
         self, instance: DagsterInstance, *selection: str, patience: Patience | None = None, force: str | None = None
     ) -> ExecuteInProcessResult:
         """Materialise assets by key, e.g. ``"data/raw-emoji"``; all when none is named; ``force`` names an op."""
-        assets = build_assets(load_project(self.root), DvcCommand(self.root, patience or Patience()))
+        assets = dvc_assets(load_project(self.root), command=DvcCommand(self.root, patience or Patience()))
         config = {"ops": {force: {"config": {"force": True}}}} if force else None
         chosen = [f'key:"{key}"' for key in selection]
         return materialize(
             assets, instance=instance, selection=" or ".join(chosen) or None, raise_on_error=False, run_config=config
         )
+
+
+def many_stages(root: Path, count: int) -> None:
+    """Write our own dvc.yaml and the demo's params.yaml with as many more runs as make at least ``count`` stages."""
+    params = YAML(typ="safe", pure=True).load((REPOSITORY / "profiles/demo.yaml").read_text(encoding="utf-8"))
+    (root / "dvc.yaml").write_text((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (name, run), *_ = params["runs"].items()
+    stages = 0
+    while stages < count:
+        # every run is two stages, training and evaluation
+        for _ in range((count - stages + 1) // 2):
+            seed = len(params["runs"]) + 100
+            params["runs"][f"{name.rpartition('-s')[0]}-s{seed}"] = {**run, "seed": seed}
+        YAML().dump(params, root / "params.yaml")
+        stages = len(load_project(root).stages)
+
+
+@pytest.fixture
+def sixty_stages(tmp_path: Path) -> Path:
+    many_stages(tmp_path, 60)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

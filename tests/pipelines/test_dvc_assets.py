@@ -1,8 +1,9 @@
+import subprocess
+
 import pytest
 from dagster import AssetCheckSeverity, AssetKey, AssetSelection
 
-from pipelines.dvc_assets import build_assets
-from pipelines.dvc_command import DvcCommand
+from pipelines.dvc_assets import dvc_assets
 from pipelines.dvc_project import load_project, read_lock
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,51 @@ def test_without_a_store_the_run_succeeds_and_the_check_says_what_to_do(toy, ins
 def test_selection_strings_parse_in_the_same_environment_as_dvc(toy):
     import dvc.repo  # noqa: F401  # its dependencies once broke Dagster's parser
 
-    assets = build_assets(load_project(toy.root), DvcCommand(toy.root))
+    assets = dvc_assets(load_project(toy.root))
     chosen = AssetSelection.from_string('key:"data/raw-emoji"+ and group:data').resolve(assets)
     assert chosen == {RAW, VALID, AssetKey(["reports", "validation-emoji"])}
+
+
+def test_a_run_says_which_commit_and_profile_it_works_on(toy, instance):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "add", "-A"], cwd=toy.root, check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], cwd=toy.root, check=True)
+    subprocess.run(["git", "tag", "champion@v1.0.0"], cwd=toy.root, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=toy.root, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    clean = toy.materialize(instance, "data/raw-emoji")
+    (toy.root / "params.yaml").write_text("profile: smoke\n" + (toy.root / "params.yaml").read_text())
+    dirty = toy.materialize(instance, "data/raw-emoji")
+
+    tags = instance.get_run_by_id(clean.run_id).tags
+    assert tags["git/commit"] == head
+    assert "clipfoundry/profile" not in tags
+    tags = instance.get_run_by_id(dirty.run_id).tags
+    assert tags["git/commit"] == f"{head}-dirty"
+    assert tags["clipfoundry/profile"] == "smoke"
+
+
+def test_the_tags_of_a_run_are_those_of_its_first_step(toy, instance):
+    # ingest writes a tracked file here, so a tag written later would say "dirty"
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (toy.root / "dvc.lock").write_text("schema: '2.0'\n")
+    subprocess.run([*git, "add", "-A"], cwd=toy.root, check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], cwd=toy.root, check=True)
+    result = toy.materialize(instance)
+    assert result.success
+    assert "dirty" not in instance.get_run_by_id(result.run_id).tags["git/commit"]
+
+
+def test_a_stage_names_its_checks(toy, instance):
+    text = (toy.root / "dvc.yaml").read_text()
+    line = "          checks: data/valid/${key}/checks.json\n"
+    (toy.root / "dvc.yaml").write_text(text.replace(line, line + "          check_names: [errors, rules]\n"))
+    toy.set(quality="bad")
+
+    found = checks(toy.materialize(instance))
+
+    assert not found["data/valid-emoji", "errors"].passed
+    assert ("data/valid-emoji", "rules") in found
+    assert ("data/valid-emoji", "data_quality") not in found
+    assert version(instance, MODEL) is None

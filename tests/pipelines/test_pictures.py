@@ -76,3 +76,42 @@ def test_a_curve_is_thinned_and_keeps_its_last_point(tmp_path):
 def test_a_file_that_is_no_curve_gives_no_points(tmp_path, text):
     (tmp_path / "x.tsv").write_text(text)
     assert read_curve(tmp_path / "x.tsv")[1] == []
+
+
+def test_the_columns_of_the_main_table_are_shown(tmp_path):
+    folder = tmp_path / "data/reduced/p"
+    folder.mkdir(parents=True)
+    parquet.write_table(pa.table({"key": ["a"], "score": pa.array([0.5], pa.float32())}), folder / "plan.parquet")
+    stage = StageRecord("reduce@p", (), "", (), (), (Out("data/reduced/p", "out", True),), {})
+
+    schema = describe(tmp_path, stage, stage.outs[0], None)["dagster/column_schema"].value
+
+    assert [(column.name, column.type) for column in schema.columns] == [("key", "string"), ("score", "float")]
+
+
+def test_a_table_that_is_none_is_passed_over(tmp_path):
+    (tmp_path / "plan.parquet").write_text("no table")
+    stage = StageRecord("x", (), "", (), (), (Out(".", "out", True),), {})
+    assert "dagster/column_schema" not in describe(tmp_path, stage, stage.outs[0], None)
+
+
+def test_curves_of_speed_come_from_the_log_of_this_machine(tmp_path):
+    for path in ("runs/clip-s0/plots/metrics/train/loss.tsv", "logs/clip-s0/perf/samples_per_second.tsv"):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True)
+        file.write_text(f"step\t{file.stem}\n1\t2.0\n2\t1.0\n")
+    outs = (Out("models/clip-s0", "out", True), Out("runs/clip-s0/plots/metrics", "plot", True))
+    stage = StageRecord("pretrain@clip-s0", (), "", (), (), outs, {})
+
+    curves = describe(tmp_path, stage, outs[0], None)["curves"].value
+
+    assert curves.startswith("![loss]")
+    assert "![samples_per_second]" in curves
+
+
+def test_a_page_is_linked_where_the_web_server_serves_it(tmp_path):
+    page = tmp_path / "reports/a b/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<p>")
+    stage = StageRecord("x", (), "", (), (), (Out("reports/a b", "out", True),), {})
+    assert describe(tmp_path, stage, stage.outs[0], None)["page"].value == "/pages/reports/a%20b/index.html"

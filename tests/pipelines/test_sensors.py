@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from dagster import AssetKey, DagsterRunStatus, SensorResult, SkipReason, build_sensor_context
 from dagster._core.test_utils import create_run_for_test
@@ -9,9 +11,19 @@ from pipelines.sensors import build_sensor, recorded_version
 pytestmark = pytest.mark.slow
 
 
-def tick(toy, instance, cursor=None):
+CHAMPION = AssetKey(["models", "champion"])
+POINTER = """outs:
+- md5: {md5}.dir
+  size: 5
+  nfiles: 2
+  hash: md5
+  path: champion
+"""
+
+
+def tick(toy, instance, cursor=None, extra=None):
     """Evaluate the sensor once and store what it reports, as the daemon does."""
-    sensor = build_sensor(load_project(toy.root))
+    sensor = build_sensor(load_project(toy.root), extra=extra)
     result = sensor(build_sensor_context(instance=instance, cursor=cursor))
     if isinstance(result, SensorResult):
         for event in result.asset_events:
@@ -85,3 +97,23 @@ def test_an_input_remade_with_the_same_version_leaves_what_came_of_it_fresh(toy,
     assert toy.materialize(instance, "data/valid-emoji", "reports/validation-emoji").success
 
     assert set(stale(toy, instance).values()) == {"FRESH"}
+
+
+def test_a_folder_that_dvc_add_keeps_is_reported_with_its_version(toy, instance):
+    extra = {CHAMPION: Path("models/champion.dvc")}
+    toy.dvc("repro", "-q", "ingest")
+    first = tick(toy, instance, extra=extra)
+    assert recorded_version(instance, CHAMPION) is None
+    file = toy.root / "models/champion.dvc"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(POINTER.format(md5="a" * 32))
+
+    second = tick(toy, instance, first.cursor, extra=extra)
+
+    assert [event.asset_key for event in second.asset_events] == [CHAMPION]
+    assert recorded_version(instance, CHAMPION) == "a" * 32 + ".dir"
+    assert second.asset_events[0].metadata["files"].value == 2
+    assert isinstance(tick(toy, instance, second.cursor, extra=extra), SkipReason)
+    file.write_text(POINTER.format(md5="b" * 32))
+    tick(toy, instance, second.cursor, extra=extra)
+    assert recorded_version(instance, CHAMPION) == "b" * 32 + ".dir"

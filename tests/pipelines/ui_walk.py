@@ -98,10 +98,10 @@ class Walk:
             expect(self.page.get_by_text("Latest materialization")).to_be_visible()
             self.page.wait_for_timeout(1500)
 
-    def asset(self, asset: str) -> str:
-        """Open an asset's page and return its text."""
+    def asset(self, asset: str, shows: str = "dvc_hash") -> str:
+        """Open an asset's page and return its text, once it shows a piece of metadata."""
         self.page.goto(f"{self.url}/assets/{asset}")
-        expect(self.page.get_by_text("dvc_hash")).to_be_visible()
+        expect(self.page.get_by_text(shows, exact=True).first).to_be_visible()
         self.page.wait_for_timeout(1000)
         self.picture(f"asset-{Path(asset).name}")
         return self.page.inner_text("body")
@@ -119,6 +119,29 @@ class Walk:
         self.page.goto(f"{self.url}/runs")
         expect(self.page.get_by_text("Success").first).to_be_visible()
         self.picture("runs")
+        return self.page.inner_text("body")
+
+    def run(self, run_id: str, name: str) -> str:
+        """Open a run's page while it goes on and return its text."""
+        self.page.goto(f"{self.url}/runs/{run_id}")
+        expect(self.page.get_by_text("ETA").first).to_be_visible()
+        self.picture(f"run-{name}")
+        return self.page.inner_text("body")
+
+    def sensors(self) -> str:
+        """Open the ticks of the sensor of deliveries and return the text."""
+        self.page.goto(f"{self.url}/locations/__repository__@clipfoundry/sensors/deliveries")
+        expect(self.page.get_by_text("Ticks").first).to_be_visible()
+        self.page.wait_for_timeout(3000)
+        self.picture("sensor")
+        return self.page.inner_text("body")
+
+    def schedules(self) -> str:
+        """Open the ticks of the schedule and return the text."""
+        self.page.goto(f"{self.url}/locations/__repository__@clipfoundry/schedules/retrain_on_schedule")
+        expect(self.page.get_by_text("Ticks").first).to_be_visible()
+        self.page.wait_for_timeout(3000)
+        self.picture("schedule")
         return self.page.inner_text("body")
 
 

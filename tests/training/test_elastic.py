@@ -38,7 +38,7 @@ def test_the_death_of_any_worker_changes_no_byte_of_the_model(toy_data, params, 
         here = tmp_path / f"victim-{victim}"
         log = train(here, file, toy_data, victim)
         assert log.count("goes on from step") == 1, log
-        assert json.loads((here / "log/summary.json").read_text())["processes"] == 2
+        assert json.loads((here / "machine/machine.json").read_text())["processes"] == 2
         for name in (WEIGHTS, "model/manifest.json"):
             assert (here / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

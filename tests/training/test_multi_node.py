@@ -113,7 +113,7 @@ class Cluster:
         """Wait for the end on all nodes."""
         for agent, node in zip(agents, self.nodes, strict=True):
             assert agent.wait(timeout=240) == 0, tail(self.log(node))
-        assert json.loads((self.here / "log/summary.json").read_text())["processes"] == 2
+        assert json.loads((self.here / "machine/machine.json").read_text())["processes"] == 2
 
 
 def assert_as_one_process(cluster: Cluster, alone: Path, rounding: float) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from assets.config import load_machine
 from assets.errors import ConfigError, DataError
-from assets.manifest import verify_manifest
+from assets.manifest import verify_manifest, version_of
 from training.config import BudgetConfig, check_batch, load_recipe
 from training.data.loader import Batch
 from training.engine.checkpoint import whole
@@ -22,6 +22,7 @@ from training.engine.clock import TrainClock
 from training.engine.distributed import World, share_batch_norm
 from training.engine.loop import RESUMABLE
 from training.engine.step import Stepper
+from training.machine_facts import read_machine
 from training.models.build import build_method, export_model
 from training.pretrain import Paths, pretrain
 
@@ -41,7 +42,11 @@ def stepper_of(file) -> Stepper:
 
 
 def paths(toy_data, folder):
-    return Paths(*toy_data, folder / "model", folder / "log")
+    return Paths(*toy_data, folder / "model", folder / "log", machine=folder / "machine")
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def command(params, toy_data, folder):
@@ -49,6 +54,7 @@ def command(params, toy_data, folder):
     return [
         *(sys.executable, "-m", "training", "pretrain", "--name", "toy-s0", "--params", str(params)),
         *("--raw", str(raw), "--valid", str(valid), "--out", str(folder / "model"), "--curves", str(folder / "log")),
+        *("--logs", str(folder / "machine")),
     ]
 
 
@@ -69,11 +75,35 @@ def test_a_run_publishes_a_model_that_open_clip_loads_and_a_log(toy_data, params
     assert not list((here / "work" / "pretrain" / "toy-s0").iterdir())
 
 
-def test_the_same_run_twice_gives_the_same_bytes(toy_data, params, here):
+def test_the_same_run_twice_gives_the_same_bytes_but_for_what_the_machine_says(toy_data, params, here):
+    file = params(**{"recipes.clip.holdout": {"pairs": 8, "every": 6}})
     for attempt in ("one", "two"):
-        pretrain("toy-s0", params(), paths(toy_data, here / attempt))
-    one, two = ((here / attempt / "model" / "manifest.json").read_bytes() for attempt in ("one", "two"))
+        pretrain("toy-s0", file, paths(toy_data, here / attempt))
+    one, two = ({name: contents(here / attempt / name) for name in ("model", "log")} for attempt in ("one", "two"))
     assert one == two
+    assert not [name for name in one["log"] if "perf" in name]
+    assert json.loads(one["log"]["metrics.json"]).keys() == {"step", "train", "holdout"}
+
+
+def test_what_depends_on_the_machine_has_a_folder_of_its_own(toy_data, params, here):
+    pytest.importorskip("tensorboard")
+    pretrain("toy-s0", params(**{"machine.tensorboard": True}), paths(toy_data, here))
+    facts = read_machine(here / "machine")
+    assert facts["model_version"] == version_of(here / "model")
+    assert facts["cost"]["total_seconds"] > facts["cost"]["train_seconds"] > 0 < facts["cost"]["memory_gib"]
+    assert (facts["device"], facts["processes"], facts["git"]) == ("cpu", 1, "unknown")
+    assert len((here / "machine/perf/samples_per_second.tsv").read_text().splitlines()) == 1 + 12
+    assert list((here / "machine/tensorboard").rglob("events.*"))
+    assert contents(here / "log").keys() >= {"summary.json", "metrics.json", "plots/metrics/train/loss.tsv"}
+    assert not [name for name in contents(here / "log") if "perf" in name or "events" in name]
+
+
+def test_facts_of_a_machine_may_be_missing_but_not_damaged(tmp_path):
+    assert read_machine(tmp_path) is None
+    for text in ("{", "[]", '{"cost": {}}'):
+        (tmp_path / "machine.json").write_text(text)
+        with pytest.raises(DataError, match=r"machine\.json .*delete it"):
+            read_machine(tmp_path)
 
 
 def test_training_learns_the_toy_captions(toy_data, params, here):
@@ -108,6 +138,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(toy_data, params, here):
         assert (here / "killed/model" / name).read_bytes() == (here / "whole/model" / name).read_bytes()
     losses = [(here / who / "log/plots/metrics/train/loss.tsv").read_text() for who in ("whole", "killed")]
     assert losses[0] == losses[1]
+    assert contents(here / "killed/log") == contents(here / "whole/log")
 
 
 @pytest.mark.slow
@@ -209,7 +240,7 @@ def test_the_stage_starts_its_own_processes(toy_data, params, here):
     file = params(**{"machine.processes": 2})
     done = subprocess.run(command(file, toy_data, here), cwd=here, capture_output=True, text=True, check=True)
     assert done.stderr.count("pretrain@toy-s0 started") == 1  # the second process leaves the telling to the first
-    assert json.loads((here / "log" / "summary.json").read_text())["processes"] == 2
+    assert read_machine(here / "machine")["processes"] == 2
 
 
 def test_an_export_embeds_as_the_trained_model_did(params, colour_batch: Batch, here):

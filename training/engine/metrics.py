@@ -2,13 +2,20 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dvclive.live import Live
 
+from assets.atomic import write_json
+
 ROWS = "rows.jsonl"
 LIVE = "live"
+PERF = "perf"
+"""The group of curves that tell the machine and the moment, not the run."""
+_EVENTS = "tensorboard"
+_CURVES = Path("plots/metrics")
 
 
 class MetricLog:
@@ -37,7 +44,7 @@ class MetricLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder / "tensorboard"))
+            self._writer = SummaryWriter(str(self._folder / _EVENTS))
         for row in rows:
             self._show(row)
 
@@ -70,13 +77,34 @@ class MetricLog:
 
 
 def publish_curves(folder: Path, target: Path) -> None:
-    """Copy dvclive's files (and TensorBoard's) of a closed log.
+    """Copy dvclive's files of a closed log, but for what differs from machine to machine.
 
     Args:
         folder: Where the log lives.
         target: An existing folder; gets ``metrics.json`` and ``plots/metrics/**.tsv``.
     """
-    shutil.copytree(folder / LIVE, target, dirs_exist_ok=True)
+    live = folder / LIVE
+    if (live / _CURVES).is_dir():
+        shutil.copytree(live / _CURVES, target / _CURVES, ignore=_without_perf(live / _CURVES))
+    last: dict[str, Any] = json.loads((live / "metrics.json").read_text(encoding="utf-8"))
+    write_json(target / "metrics.json", {name: value for name, value in last.items() if name != PERF})
+
+
+def publish_speed(folder: Path, target: Path) -> None:
+    """Copy what :func:`publish_curves` leaves: curves of speed and memory, and TensorBoard's files, which have dates.
+
+    Args:
+        folder: Where the log lives.
+        target: An existing folder; gets ``perf/*.tsv``, and ``tensorboard/`` where it was wanted.
+    """
+    for source in (folder / LIVE / _CURVES / PERF, folder / LIVE / _EVENTS):
+        if source.is_dir():
+            shutil.copytree(source, target / source.name)
+
+
+def _without_perf(root: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what tells ``copytree`` to leave out the group of speed, and no group inside another of that name."""
+    return lambda folder, names: {PERF} & set(names) if Path(folder) == root else set()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import re
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +29,7 @@ from assets.sources.base import Means, Role, Sample
 from assets.sources.described.source import DescribedSource, SplitListing
 from assets.sources.webdataset.archive import BLOCK, Place, find_shards, list_samples
 from assets.sources.webdataset.config import WebDatasetConfig
+from assets.sources.webdataset.delivered import Delivered, DeliveredTar
 
 _NO_IMAGE = "no picture (" + ", ".join(IMAGE_EXTENSIONS) + ")"
 _NEEDS: Mapping[Role, tuple[tuple[str, ...], str]] = {
@@ -47,9 +48,10 @@ class Listing(SplitListing):
     """What the headers of a split's tars say; its digest names the keys, places and sizes of all members.
 
     Attributes:
-        shards: The tars.
+        shards: The tars, those that were delivered last.
         ends: Samples in the tars up to and with each.
-        prefixed: Whether keys get split and shard number in front, because some would not be unique.
+        prefixed: Whether keys get split and shard number in front, because some would not be unique; those of delivered
+            tars always have batch and tar number there, so that what comes later changes no key.
     """
 
     shards: tuple[str, ...]
@@ -100,17 +102,23 @@ class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
         super().__init__(config)
         self._opened: tuple[str, list[tuple[str, dict[str, Place]]]] | None = None
         self._cache: ShardCache | None = None
+        self._delivered = Delivered()
 
     def prepare(self, folder: Path, means: Means, stage: Stage) -> None:
-        """Take the object store, in which tars may lie; there is nothing to fetch.
+        """Take the object store, in which tars may lie, and the accepted deliveries; there is nothing to fetch.
 
         Args:
             folder: Not used.
-            means: Among them what knows the object store.
+            means: Among them what knows the object store, and the file of accepted deliveries.
             stage: Not used.
+
+        Raises:
+            DataError: That file is damaged, or has batches of a split that takes none.
         """
         del folder, stage
         self._cache = means.cache
+        taking = {name: split.deliveries for name, split in self._config.splits.items() if split.deliveries}
+        self._delivered = Delivered.read(means.batches, taking)
 
     def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """Yield the samples of one split with start <= index < stop, in index order, unreadable ones left out."""
@@ -123,8 +131,11 @@ class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
             usable = self._usable(shard, role)
             if begin + len(usable) != listing.ends[number]:
                 raise DataError(message(f"{shard} has changed since it was listed", fix="run ingest again"))
-            prefix = f"{split}-{number:05d}-" if listing.prefixed else ""
+            tar = self._delivered.find(shard)
+            prefix = tar.key_prefix if tar else f"{split}-{number:05d}-" if listing.prefixed else ""
             with open_shard(shard, self._cache) as stream:
+                if tar:
+                    self._delivered.check(tar, stream, self._cache)
                 for key, members in usable[max(start - begin, 0) : stop - begin]:
                     try:
                         sample = self._sample(stream, prefix + tidy(key), members, role)
@@ -144,13 +155,26 @@ class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
 
     def _list_splits(self, names: list[str]) -> dict[str, Listing]:
         # all patterns first: a missing file should not show only after an hour of listing
-        shards = {name: find_shards(self._config.splits[name].shards, name, self._cache) for name in names}
+        shards = {name: self._shards(name) for name in names}
         taken = np.empty(0, np.uint64)
         listings: dict[str, Listing] = {}
         for name in names:
             listings[name], keys = self._list(name, shards[name], taken)
             taken = np.concatenate([taken, keys])
         return listings
+
+    def _shards(self, split: str) -> list[str]:
+        """Return the tars of a split: those of its pattern, and behind them those that were delivered."""
+        pattern = self._config.splits[split].shards
+        shards = [] if pattern is None else find_shards(pattern, split, self._cache)
+        delivered = [tar.url for tar in self._delivered.tars(split)]
+        if twice := set(shards) & set(delivered):
+            raise DataError(
+                message(f"{min(twice)} is in shards of split {split}, and delivered", fix="correct splits.*.shards")
+            )
+        if not shards and not delivered:
+            raise self._delivered.none_yet(split)
+        return shards + delivered
 
     def _list(self, split: str, shards: list[str], taken: np.ndarray) -> tuple[Listing, np.ndarray]:
         """List one split; also return the hashes of its keys, uint64."""
@@ -161,31 +185,53 @@ class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
         tally = _Tally()
         digest = hashlib.blake2b(digest_size=8)
         for number, shard in enumerate(shards):
-            usable = self._usable(shard, role, tally)
+            tar = self._delivered.find(shard)
+            usable = self._delivered_usable(tar, role, tally) if tar else self._usable(shard, role, tally)
             counts.append(len(usable))
-            hashes.append(_hashes([tidy(key) for key, _ in usable]))
-            digest.update(json.dumps(usable).encode())
+            hashes.append(_hashes([(tar.key_prefix if tar else "") + tidy(key) for key, _ in usable]))
+            digest.update(json.dumps(usable).encode() + (tar.sha256.encode() if tar else b""))
             if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 log.info("listing %s: %d of %d tars, %d samples", split, number + 1, len(shards), sum(counts))
-        samples, faulty = sum(counts), tally.left_out + tally.incomplete
+        samples = sum(counts)
         if samples == tally.incomplete.total():
-            raise DataError(
-                message(
-                    f"the {len(shards)} tars of split {split} hold no usable sample",
-                    ", ".join(f"{count} with {why}" for why, count in faulty.items()) or "no files",
-                    f"pictures with {' or '.join(_NEEDS[role][0])}",
-                    "correct splits.*.shards or splits.*.role",
-                )
-            )
+            raise _nothing_usable(split, role, len(shards), tally)
         for fate, reasons in (("left out", tally.left_out), ("incomplete", tally.incomplete)):
             for why, count in reasons.items():
                 log.warning("%s: %d of %d samples %s, %s", split, count, samples + tally.left_out.total(), fate, why)
+        prefixed = self._must_be_prefixed(shards, hashes, taken)
         keys = np.concatenate(hashes)
-        prefixed = len(np.unique(keys)) < len(keys) or bool(np.isin(keys, taken).any())
         ends = tuple(accumulate(counts))
         facts = samples, dict(tally.left_out), dict(tally.incomplete), digest.hexdigest()
         return Listing(*facts, tuple(shards), ends, prefixed), keys
+
+    def _must_be_prefixed(self, shards: Sequence[str], hashes: Sequence[np.ndarray], taken: np.ndarray) -> bool:
+        """Say whether keys repeat among the tars that were not delivered; refuse that among those that were.
+
+        Args:
+            shards: The tars of a split.
+            hashes: For each tar, those of its keys, [samples] uint64.
+            taken: Hashes of the keys of earlier splits, [keys] uint64.
+        """
+        none = np.empty(0, np.uint64)
+        tars = [self._delivered.find(shard) for shard in shards]
+        keys = np.concatenate([none, *(found for found, tar in zip(hashes, tars, strict=True) if tar is None)])
+        known = np.concatenate([keys, taken])
+        for found, tar in zip(hashes, tars, strict=True):
+            if tar is not None:
+                if len(np.unique(found)) < len(found) or np.isin(found, known).any():
+                    raise tar.refusal("a key of it is taken already")
+                known = np.concatenate([known, found])
+        return len(np.unique(keys)) < len(keys) or bool(np.isin(keys, taken).any())
+
+    def _delivered_usable(self, tar: DeliveredTar, role: Role, tally: _Tally) -> list[tuple[str, dict[str, Place]]]:
+        """Return the samples of a delivered tar, after comparing it with what was accepted."""
+        with open_shard(tar.url, self._cache) as stream:
+            self._delivered.check(tar, stream, self._cache)
+        try:
+            return self._usable(tar.url, role, tally)
+        except DataError as error:
+            raise tar.refusal(str(error)) from error
 
     def _usable(self, shard: str, role: Role, tally: _Tally | None = None) -> list[tuple[str, dict[str, Place]]]:
         """Return the samples of a tar that are handed out; the last tar's are kept at hand."""
@@ -240,6 +286,18 @@ class WebDataset(DescribedSource[WebDatasetConfig, Listing]):
                 )
             )
         return label
+
+
+def _nothing_usable(split: str, role: Role, tars: int, tally: _Tally) -> DataError:
+    faulty = tally.left_out + tally.incomplete
+    return DataError(
+        message(
+            f"the {tars} tars of split {split} hold no usable sample",
+            ", ".join(f"{count} with {why}" for why, count in faulty.items()) or "no files",
+            f"pictures with {' or '.join(_NEEDS[role][0])}",
+            "correct splits.*.shards or splits.*.role",
+        )
+    )
 
 
 def _place(shard: str, members: dict[str, Place]) -> InPlace:

@@ -42,7 +42,8 @@ class PoolFolders:
     def folders(self, out: str = "out", work: str = "work") -> Folders:
         sources = self.sources
         inputs = (sources.raw, sources.valid, sources.embeddings, sources.captioned, sources.concepts)
-        return Folders(*inputs, self.root / out, self.root / "report" / out, self.root / work)
+        outputs = (self.root / out, self.root / "report" / out, self.root / work, self.root / "logs" / out)
+        return Folders(*inputs, *outputs)
 
     @property
     def noisy(self) -> np.ndarray:

@@ -310,6 +310,9 @@ def test_a_stage_that_is_killed_goes_on_and_ends_in_the_same_bytes(pool, where, 
     times = {path: path.stat().st_mtime_ns for path in tars}
     reduce("toy", policy(**entry), folders, MACHINE)
     assert bytes_of(folders.out) == bytes_of(whole)
+    page = folders.report / "index.html"
+    assert [path.name for path in folders.report.iterdir()] == [page.name]  # seconds are elsewhere
+    assert page.read_bytes() == (pool.folders("whole").report / "index.html").read_bytes()
     assert verify_manifest(folders.out) == []
     assert [(folders.out / "shards" / path.name).stat().st_mtime_ns for path in tars] == list(times.values())
 
@@ -320,10 +323,12 @@ def test_clusters_are_made_once_for_policies_that_share_them(pool, tmp_path, cap
     first = sorted((tmp_path / "work/reduce/shared/clusters").iterdir())
     before = [path.stat().st_mtime_ns for path in first]
     other = policy(**BOTH, steps=[{**TLDR, "rule": "uniform"}])
-    reduce("b", other, replace(folders, out=tmp_path / "b", report=tmp_path / "report"), MACHINE)
+    reduce(
+        "b", other, replace(folders, out=tmp_path / "b", report=tmp_path / "report", logs=tmp_path / "logs"), MACHINE
+    )
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "work/reduce/shared/clusters").iterdir())] == before
     assert np.array_equal(rows_of(tmp_path / "a")["cluster"], rows_of(tmp_path / "b")["cluster"])
-    cost = json.loads((tmp_path / "report/cost.json").read_text())
+    cost = json.loads((tmp_path / "logs/cost.json").read_text())
     assert cost["1 tldr"] >= json.loads((first[0] / "facts.json").read_text())["seconds"]
 
 

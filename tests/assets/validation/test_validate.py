@@ -107,12 +107,13 @@ def test_two_runs_give_the_same_bytes(mixed, run, settings, tmp_path):
         "rejects.parquet",
     ]
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
-    plots = sorted(path for path in (tmp_path / "first_plots").rglob("*") if path.is_file())
-    assert len(plots) == 2 + len(EDGES)
-    for path in plots:
-        assert (
-            path.read_bytes() == (tmp_path / "second_plots" / path.relative_to(tmp_path / "first_plots")).read_bytes()
-        )
+    for folder, fewest in (("plots", 2 + len(EDGES)), ("docs", 8)):
+        files = [path for path in (tmp_path / f"first_{folder}").rglob("*") if path.is_file()]
+        assert len(files) >= fewest
+        other = tmp_path / f"second_{folder}"
+        assert len([path for path in other.rglob("*") if path.is_file()]) == len(files)
+        for path in files:
+            assert path.read_bytes() == (other / path.relative_to(tmp_path / f"first_{folder}")).read_bytes(), path
 
 
 def test_too_many_rejects_fail_the_stage_but_leave_everything_to_look_at(mixed, run, settings, tmp_path):

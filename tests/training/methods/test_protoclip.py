@@ -290,7 +290,7 @@ def test_what_cannot_work_is_refused_before_any_work(params, changes, fault):
 
 
 def _paths(toy_data, folder: Path, features: Path | None = None) -> Paths:
-    return Paths(*toy_data, folder / "model", folder / "log", features=features)
+    return Paths(*toy_data, folder / "model", folder / "log", features=features, machine=folder / "machine")
 
 
 @pytest.mark.slow
@@ -299,13 +299,14 @@ def test_a_run_with_a_teacher_publishes_what_it_cost_and_came_from(toy_data, par
     write_features(toy_data, tmp_path / "features")
     method = {**PROTOCLIP, "teacher": {"components": 6}}
     taught = {"recipes.clip.method": method, "runs.toy-s0.features": "rows", "features": {"rows": ENTRY}}
-    costs = {}
+    costs, spent = {}, {}
     for name, changes, features in (("clip", {}, None), ("protoclip", taught, tmp_path / "features")):
         pretrain("toy-s0", params(**changes), _paths(toy_data, tmp_path / name, features))
         costs[name] = json.loads((tmp_path / name / "log/summary.json").read_text())["cost"]
+        spent[name] = json.loads((tmp_path / name / "machine/machine.json").read_text())["cost"]
     ours = costs["protoclip"]
-    assert ours["embed_seconds"] > 0 < ours["episode_seconds"]
-    assert costs["clip"]["embed_seconds"] == costs["clip"]["episode_seconds"] == 0
+    assert spent["protoclip"]["embed_seconds"] > 0 < spent["protoclip"]["episode_seconds"]
+    assert spent["clip"]["embed_seconds"] == spent["clip"]["episode_seconds"] == 0
     # five of six episodes are embedded: a third of a step's operations each, and the heads
     assert 1.2 < ours["flops"] / costs["clip"]["flops"] < 1.6
     assert ours["inference_params"] == costs["clip"]["inference_params"]
