@@ -13,6 +13,9 @@ from assets.store import Store, StoreConfig, open_store
 from pipelines import store_server
 
 MINIO = Path(__file__).resolve().parents[1] / ".bin" / "minio"
+# for tests that take long and in which the server plays a small part
+ONLY_SEAWEEDFS = pytest.mark.parametrize("object_store", ["seaweedfs"], indirect=True)
+ONLY_MINIO = pytest.mark.parametrize("object_store", [pytest.param("minio", marks=pytest.mark.minio)], indirect=True)
 
 
 class ObjectStore:

@@ -16,6 +16,7 @@ from pipelines.dagster_project import build_definitions
 from pipelines.dvc_assets import dvc_assets
 from pipelines.dvc_project import load_project
 from tests.assets.sources.test_webdataset import make_tar, pair
+from tests.conftest import ONLY_MINIO
 
 WEEKLY = {"cron": "0 3 * * 1", "time_zone": "UTC", "fresh_days": 8}
 
@@ -83,6 +84,7 @@ def look(toy, instance, job, store, monkeypatch, cursor=None):
     return delivery_sensor(toy.root, splits, job)(build_sensor_context(instance, cursor=cursor))
 
 
+@ONLY_MINIO
 @pytest.mark.slow
 def test_a_whole_batch_is_taken_once_and_a_half_one_never(toy, instance, job, delivering, monkeypatch):
     store, tar = delivering
@@ -110,6 +112,7 @@ def test_a_whole_batch_is_taken_once_and_a_half_one_never(toy, instance, job, de
     assert without.run_requests[0].run_key != request.run_key
 
 
+@ONLY_MINIO
 @pytest.mark.slow
 def test_nothing_is_taken_while_a_run_goes_on(toy, instance, job, delivering, monkeypatch):
     store, tar = delivering

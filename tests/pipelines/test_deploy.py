@@ -22,6 +22,7 @@ from pipelines.deployment import prepare
 from pipelines.dvc_remote import configured_url
 from pipelines.instance import POSTGRES_VARIABLES
 from pipelines.process_group import Patience
+from tests.conftest import ONLY_SEAWEEDFS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -197,6 +198,7 @@ class TestPrepare:
         store = {"server": server, "endpoint": endpoint, "bucket": "clipfoundry", "region": "us-east-1"}
         YAML().dump({**read(ROOT / "params.yaml")[0], "store": store}, clone / "params.yaml")
 
+    @ONLY_SEAWEEDFS
     @pytest.mark.slow
     def test_it_makes_instance_bucket_and_remote_and_a_second_time_changes_nothing(
         self, clone, object_store, monkeypatch

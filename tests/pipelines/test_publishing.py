@@ -17,10 +17,11 @@ from pipelines.dvc_remote import configure_dvc_remote
 from pipelines.promotion.promote import promote
 from pipelines.promotion.publish import read_pointer
 from pipelines.promotion.rollback import rollback
+from tests.conftest import ONLY_SEAWEEDFS
 from tests.evaluation.squares import write_model
 from tests.pipelines.registry_project import NAME, Project, make_project, promote_and_die, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ONLY_SEAWEEDFS]
 
 STEPS = ("added", "pushed", "object open_clip_config.json", "object promotion.json", "pointed", "recorded")
 

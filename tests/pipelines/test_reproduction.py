@@ -11,8 +11,9 @@ import pytest
 from assets.store import Store
 from pipelines.dvc_command import stage_environment
 from pipelines.dvc_remote import configure_dvc_remote
+from tests.conftest import ONLY_SEAWEEDFS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ONLY_SEAWEEDFS]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINED = "work/trainer.pid"

@@ -27,10 +27,11 @@ from pipelines.dvc_project import read_lock
 from pipelines.dvc_remote import configure_dvc_remote
 from pipelines.sensors import recorded_version
 from pipelines.ui import Server, serve
+from tests.conftest import ONLY_MINIO
 from tests.pipelines.test_ui import LAUNCH, ask
 from tests.pipelines.ui_walk import Walk, browser_page, find_browser, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800), ONLY_MINIO]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOT_NEEDED = ("tests", "docs", "benchmarks", "dvc.lock", "params.yaml")
