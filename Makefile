@@ -41,8 +41,8 @@ demo: setup  ## from nothing to trained models, a leaderboard and a browsable UI
 ui: setup  ## open the Dagster UI on this project
 	@$(BIN)/clipfoundry ui
 
-test: setup  ## every test
-	$(BIN)/pytest --durations 30
+test: setup  ## every test; two files at a time, because many tests wait for servers
+	$(BIN)/pytest -n 2 --dist loadfile --durations 30
 
 test-fast: setup  ## the tests that need no service, no browser and under two seconds each
 	$(BIN)/pytest -m '$(FAST)'

@@ -20,11 +20,12 @@ from ruamel.yaml.error import YAMLError
 
 from assets.errors import ConfigError, message
 from assets.section import read_yaml, unknown
+from pipelines.busy import EXPERIMENT
 from pipelines.dvc_command import DvcCommand, Outcome, stage_environment, stage_failure
 from pipelines.dvc_project import PARAMS, Project
 from pipelines.run_tags import run_tags
 
-EXPERIMENT, STEP = "experiment", "run_experiment"
+STEP = "run_experiment"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RECORDS = Path(".dvc/tmp/exps")
 _MAIN_SCORES = "reports/scores.json"

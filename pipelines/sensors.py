@@ -15,10 +15,8 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultSensorStatus,
     MetadataValue,
-    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -27,19 +25,13 @@ from dagster import (
 )
 
 from assets.errors import DataError
+from pipelines.busy import workspace_is_busy
 from pipelines.checks import as_evaluation, quality_results
 from pipelines.dvc_assets import checked_asset, code_versions, stage_specs
 from pipelines.dvc_project import DVC_LOCK, LockEntry, Project, StageRecord, read_lock, read_pointer
 from pipelines.metadata import describe
 from pipelines.translator import Translator
 
-_UNFINISHED = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 DATA_VERSION_TAG, CODE_VERSION_TAG = "dagster/data_version", "dagster/code_version"
 _INPUT_VERSION_TAG, _INPUT_POINTER_TAG = "dagster/input_data_version", "dagster/input_event_pointer"
 _OWN_VERSION_TAG = "dagster/data_version_is_user_provided"
@@ -76,7 +68,7 @@ def build_sensor(
         digest = _digest(project.root / file for file in (DVC_LOCK, *pointers.values()))
         if context.cursor == digest:
             return SkipReason("dvc.lock did not change")
-        if context.instance.get_runs_count(RunsFilter(statuses=_UNFINISHED)):
+        if workspace_is_busy(context.instance):
             # a run of our own changes dvc.lock before it reports; looking now would count its work twice
             return SkipReason("a run is in progress, dvc.lock is read when it has ended")
         events = outside_changes(project, chosen, context.instance)

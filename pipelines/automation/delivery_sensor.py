@@ -12,7 +12,6 @@ from pathlib import Path
 from dagster import (
     DefaultSensorStatus,
     RunRequest,
-    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -21,8 +20,9 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from pipelines.automation.retraining import STARTED_BY, UNFINISHED
+from pipelines.automation.retraining import STARTED_BY
 from pipelines.automation.take import Taken, batches_path, take
+from pipelines.busy import workspace_is_busy
 
 _SECONDS = 30
 
@@ -50,7 +50,7 @@ def delivery_sensor(
         description="Takes batches that were delivered whole, and trains anew with them.",
     )
     def deliveries(context: SensorEvaluationContext) -> SensorResult | SkipReason:
-        busy = context.instance.get_runs_count(RunsFilter(statuses=UNFINISHED)) > 0
+        busy = workspace_is_busy(context.instance)
         taken = take(root, splits, taking=not busy)
         for line in taken.lines:
             context.log.info(line)

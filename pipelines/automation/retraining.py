@@ -7,7 +7,6 @@ from dagster import (
     AssetsDefinition,
     AssetSelection,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultScheduleStatus,
     RunRequest,
     RunsFilter,
@@ -20,16 +19,10 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from pipelines.automation.config import AutomationConfig
+from pipelines.busy import UNFINISHED
 
 RETRAIN = "retrain"
 STARTED_BY = "clipfoundry/started_by"
-UNFINISHED = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 
 def retrain_job(assets: Sequence[AssetsDefinition], champions: Sequence[AssetKey]) -> UnresolvedAssetJobDefinition:

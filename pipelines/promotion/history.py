@@ -34,7 +34,7 @@ def overview(root: Path) -> list[str]:
 def details(root: Path, name: str) -> list[str]:
     """Return every version with its scores, and every event."""
     history = read_history(root / CHAMPIONS, name)
-    lines = [f'no champion {name} yet; "clipfoundry promote {name}" makes one']
+    lines = [f'{name} has no version yet; "clipfoundry promote {name}" makes one']
     if history.versions:
         metrics = list(dict.fromkeys(metric for version in history.versions for metric in version.scores))
         rows: list[Sequence[str]] = [("version", "state", "run", "model", "promoted", "data", "tag", "published")]

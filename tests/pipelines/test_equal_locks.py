@@ -1,7 +1,6 @@
 """Two clones that make everything themselves end with the same dvc.lock: no output tells the machine or the moment."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipelines.dvc_command import stage_environment
+from tests.project_copy import REPOSITORY, copy_project
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-NOT_NEEDED = ("tests", "docs", "benchmarks", "dvc.lock", "params.yaml")
 SIZES = {"train": 60, "test": 12, "test_style": 12, "test_pairs": 12}
 # places in which time, order of sets and host differ
 PLACES = ({"PYTHONHASHSEED": "1", "TZ": "UTC"}, {"PYTHONHASHSEED": "2", "TZ": "Asia/Tokyo"})
@@ -51,13 +49,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 def clone(folder: Path) -> Path:
     """Make a repository of the working tree's files, with a commit of its own."""
-    listed = git(REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in sorted(set(listed)):
-        if name and name.split("/")[0] not in NOT_NEEDED and (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
+    copy_project(folder)
     tiny_params(folder / "params.yaml")
-    git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", folder.name)
     return folder

@@ -30,11 +30,10 @@ from pipelines.ui import Server, serve
 from tests.conftest import ONLY_MINIO
 from tests.pipelines.test_ui import LAUNCH, ask
 from tests.pipelines.ui_walk import Walk, browser_page, find_browser, free_port
+from tests.project_copy import REPOSITORY, copy_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800), ONLY_MINIO]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-NOT_NEEDED = ("tests", "docs", "benchmarks", "dvc.lock", "params.yaml")
 PREFIX = "incoming/mine/"
 MODEL, CHAMPION, VALID = (
     AssetKey(["models", "clip-s0"]),
@@ -49,18 +48,6 @@ def run(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def copy_project(folder: Path) -> None:
-    """Make a repository of the project's code with one commit."""
-    listed = run(REPOSITORY, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in sorted(set(listed)):
-        if name and name.split("/")[0] not in NOT_NEEDED and (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "config", "user.name", "Robin")
-    run(folder, "git", "config", "user.email", "robin@example.org")
 
 
 def scenes(seed: int, train: int) -> dict[str, Any]:
@@ -126,6 +113,8 @@ def farm(object_store, tmp_path_factory: pytest.TempPathFactory) -> Farm:
     root = tmp_path_factory.mktemp("farm") / "clone"
     tars = root.parent / "tars"
     copy_project(root)
+    run(root, "git", "config", "user.name", "Robin")
+    run(root, "git", "config", "user.email", "robin@example.org")
     store = Store(object_store.config.model_copy(update={"bucket": "retraining"}), object_store.store.credentials)
     store.ensure_bucket()
     (root / STORE_FOLDER).mkdir()

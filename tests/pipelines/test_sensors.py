@@ -86,6 +86,12 @@ def test_the_lock_is_left_alone_while_a_run_is_in_progress(toy, instance):
     assert isinstance(tick(toy, instance), SkipReason)
 
 
+def test_an_experiment_works_elsewhere_and_is_not_waited_for(toy, instance):
+    toy.dvc("repro", "-q", "ingest")
+    create_run_for_test(instance, job_name="experiment", status=DagsterRunStatus.STARTED)
+    assert isinstance(tick(toy, instance), SensorResult)
+
+
 def test_an_input_remade_with_the_same_version_leaves_what_came_of_it_fresh(toy, instance, monkeypatch):
     stamps = {path.stem: {"code": "0" * 16} for path in (toy.root / "stamps").glob("*.json")} or {
         name: {"code": "0" * 16} for name in ("ingest", "validate", "train")

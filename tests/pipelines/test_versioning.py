@@ -13,10 +13,9 @@ from ruamel.yaml import YAML
 from assets.errors import ConfigError, DataError
 from pipelines.dvc_command import stage_environment
 from pipelines.revision_diff import Revision, page
+from tests.project_copy import REPOSITORY, copy_project
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DATA_STAGES = ("ingest@emoji", "validate@emoji")
-NOT_NEEDED = ("tests", "docs", "benchmarks", "dvc.lock", "params.yaml")
 
 
 def run(folder: Path, *command: str) -> str:
@@ -51,14 +50,7 @@ def lines(before: Revision, after: Revision) -> dict[str, list[str]]:
 @pytest.fixture
 def clone(tmp_path):
     """The project's own graph and code in a repository of its own, with data of no size."""
-    folder = tmp_path / "clone"
-    listed = run(REPOSITORY, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in sorted(set(listed)):
-        if name and name.split("/")[0] not in NOT_NEEDED and (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    run(folder, "git", "init", "-q")
-    return folder
+    return copy_project(tmp_path / "clone")
 
 
 def set_train(folder: Path, pairs: int) -> None:
