@@ -2,7 +2,10 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+
+from pipelines.dvc_command import stage_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _NOT_NEEDED = ("tests", "docs", "benchmarks", "dvc.lock", "params.yaml")
@@ -18,3 +21,15 @@ def copy_project(folder: Path) -> Path:
             shutil.copy(REPOSITORY / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a command that must succeed, as stages are run, and return what it printed."""
+    done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC, which must succeed."""
+    return run(folder, sys.executable, "-m", "dvc", *arguments)

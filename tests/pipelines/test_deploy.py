@@ -139,7 +139,7 @@ def help_of(program: list[str], monkeypatch, capsys) -> str:
     monkeypatch.setattr(sys, "argv", [*program, "--help"])
     with pytest.raises(SystemExit) as ended:
         if program[:2] == ["python", "-m"]:
-            monkeypatch.delitem(sys.modules, program[2])
+            monkeypatch.delitem(sys.modules, program[2], raising=False)
             runpy.run_module(program[2], run_name="__main__")
         else:
             next(iter(entry_points(group="console_scripts", name=program[0]))).load()()

@@ -2,32 +2,20 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from assets.store import Store
-from pipelines.dvc_command import stage_environment
 from pipelines.dvc_remote import configure_dvc_remote
 from tests.conftest import ONLY_SEAWEEDFS
+from tests.project_copy import dvc, run
 
 pytestmark = [pytest.mark.slow, ONLY_SEAWEEDFS]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINED = "work/trainer.pid"
 """Written by the toy's trainer when it really runs; no output of a stage."""
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
 def commit(folder: Path) -> None:

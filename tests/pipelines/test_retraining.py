@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
@@ -22,7 +21,6 @@ from assets.deliveries.upload import deliver
 from assets.store import STORE_FOLDER, Store
 from evaluation.promotion.champions import CHAMPIONS, read_history
 from pipelines.automation.retraining import RETRAIN, STARTED_BY
-from pipelines.dvc_command import stage_environment
 from pipelines.dvc_project import read_lock
 from pipelines.dvc_remote import configure_dvc_remote
 from pipelines.sensors import recorded_version
@@ -30,7 +28,7 @@ from pipelines.ui import Server, serve
 from tests.conftest import ONLY_MINIO
 from tests.pipelines.test_ui import LAUNCH, ask
 from tests.pipelines.ui_walk import Walk, browser_page, find_browser, free_port
-from tests.project_copy import REPOSITORY, copy_project
+from tests.project_copy import REPOSITORY, copy_project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800), ONLY_MINIO]
 
@@ -42,12 +40,6 @@ MODEL, CHAMPION, VALID = (
 )
 IN_REPOSITORY = {"repositoryLocationName": "clipfoundry", "repositoryName": "__repository__"}
 START_SCHEDULE = "mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }"
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def scenes(seed: int, train: int) -> dict[str, Any]:
@@ -250,11 +242,11 @@ def test_delivered_data_becomes_a_new_champion_and_broken_data_does_not(farm: Fa
     fourth = house.wait_for_run(4)
     assert fourth.status == DagsterRunStatus.SUCCESS
     assert farm.champion == 2
-    walk.sensors()
+    assert "1 run requested" in walk.ticks("sensors/deliveries")
 
     selector = {**IN_REPOSITORY, "scheduleName": "retrain_on_schedule"}
     assert (
         ask(house.server.url, START_SCHEDULE, selector=selector)["startSchedule"]["__typename"] == "ScheduleStateResult"
     )
     wait_until(lambda: any(each.tags.get(STARTED_BY) == "schedule" for each in house.retrainings()), 150)
-    walk.schedules()
+    assert "1 run requested" in walk.ticks("schedules/retrain_on_schedule")

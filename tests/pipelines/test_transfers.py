@@ -15,22 +15,13 @@ import pytest
 from assets.store import Store
 from pipelines.dvc_command import stage_environment
 from pipelines.dvc_remote import configure_dvc_remote
+from tests.project_copy import dvc, run
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARDS, THIRD = 240, 80
 PREFIX = "dvc/files/md5/"
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
 def kill_when(enough: Callable[[], bool], folder: Path, *arguments: str) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from assets.errors import ConfigError, DataError
-from pipelines.dvc_command import stage_environment
 from pipelines.revision_diff import Revision, page
-from tests.project_copy import REPOSITORY, copy_project
+from tests.project_copy import REPOSITORY, copy_project, dvc, run
 
 DATA_STAGES = ("ingest@emoji", "validate@emoji")
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, env=stage_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
 def commit(folder: Path, name: str) -> None:

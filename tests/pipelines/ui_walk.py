@@ -128,20 +128,12 @@ class Walk:
         self.picture(f"run-{name}")
         return self.page.inner_text("body")
 
-    def sensors(self) -> str:
-        """Open the ticks of the sensor of deliveries and return the text."""
-        self.page.goto(f"{self.url}/locations/__repository__@clipfoundry/sensors/deliveries")
-        expect(self.page.get_by_text("Ticks").first).to_be_visible()
+    def ticks(self, place: str) -> str:
+        """Open a sensor or schedule, e.g. ``sensors/dvc_lock``, and return the text of its ticks."""
+        self.page.goto(f"{self.url}/locations/__repository__@clipfoundry/{place}")
+        expect(self.page.get_by_text("tick", exact=False).first).to_be_visible()
         self.page.wait_for_timeout(3000)
-        self.picture("sensor")
-        return self.page.inner_text("body")
-
-    def schedules(self) -> str:
-        """Open the ticks of the schedule and return the text."""
-        self.page.goto(f"{self.url}/locations/__repository__@clipfoundry/schedules/retrain_on_schedule")
-        expect(self.page.get_by_text("Ticks").first).to_be_visible()
-        self.page.wait_for_timeout(3000)
-        self.picture("schedule")
+        self.picture(place.partition("/")[0])
         return self.page.inner_text("body")
 
 
