@@ -157,13 +157,19 @@ def _curves(root: Path, stage: StageRecord) -> Metadata:
     # what belongs to this machine and is no output: speed and memory
     folders += [root / _LOGS / name / "perf" for name in _run_names(stage)]
     files = [file for folder in folders for file in sorted(folder.rglob("*.tsv"))]
-    files.sort(key=lambda file: (file.stem != "loss", "loss" not in file.stem, file.as_posix()))
+    files.sort(key=_curve_rank)
     pictures: list[str] = []
     for file in files:
-        name, points = read_curve(file)
+        name, points = f"{file.parent.name}/{file.stem}", read_curve(file)[1]
         if len(points) > 1 and len(pictures) < _MOST_CURVES:
             pictures.append(f"![{name}]({data_address('image/svg+xml', curve_svg(name, points))})")
     return {"curves": MetadataValue.md("\n\n".join(pictures))} if pictures else {}
+
+
+def _curve_rank(file: Path) -> tuple[bool, bool, bool, bool, str]:
+    """Put the losses of training and of held-out pairs first, then the speed, then further losses."""
+    name = file.stem
+    return name != "loss", file.parent.name != "train", name != "samples_per_second", "loss" not in name, str(file)
 
 
 def _run_names(stage: StageRecord) -> list[str]:

@@ -45,7 +45,7 @@ def test_metadata_shows_counts_numbers_curves_and_what_the_stage_sent(toy, insta
     assert raw["files"].value == 2
     model = result.asset_materializations_for_node("pretrain__clip_s0")[0].metadata
     assert model["train/loss"].value == 1.0
-    assert model["curves"].value.startswith("![loss](data:image/svg+xml;base64,")
+    assert model["curves"].value.startswith("![train/loss](data:image/svg+xml;base64,")
     assert model["last/loss"].value == pytest.approx(1 / 3)
     assert model["executed"].value is True
 

@@ -105,8 +105,8 @@ def test_curves_of_speed_come_from_the_log_of_this_machine(tmp_path):
 
     curves = describe(tmp_path, stage, outs[0], None)["curves"].value
 
-    assert curves.startswith("![loss]")
-    assert "![samples_per_second]" in curves
+    assert curves.startswith("![train/loss]")
+    assert "![perf/samples_per_second]" in curves
 
 
 def test_a_page_is_linked_where_the_web_server_serves_it(tmp_path):
