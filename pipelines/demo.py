@@ -50,6 +50,8 @@ def demo(profile: str | None = None) -> None:
     print_leaderboard()
     print(f"\nThe whole comparison: {PAGE}")
     print("Lineage, checks and runs:  make ui")
+    for name in params.promotions:
+        print(f"Let the model take over:   commit dvc.lock, then clipfoundry promote {name}")
     print(f"Another experiment:        edit {PARAMS}, then make demo")
     say(f"done in {time.monotonic() - started:.1f} s")
 
