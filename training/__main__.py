@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("--start", type=Path, help="model to begin as (default: models/START of the run, if any)")
     stage.add_argument("--out", type=Path, help="model folder to write (default: models/NAME)")
     stage.add_argument("--curves", type=Path, help="run folder to write (default: runs/NAME)")
-    stage.add_argument("--logs", type=Path, help="folder for seconds, device and commit (default: logs/NAME)")
+    stage.add_argument("--machine", type=Path, help="folder for seconds, device and commit (default: logs/NAME)")
     stage.add_argument("--profile", type=Path, help="trace a few steps into this JSON file, for ui.perfetto.dev")
     stage.set_defaults(action=_pretrain)
     described = stages.add_parser(
@@ -74,7 +74,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         reduced=None if run.policy == NONE else arguments.reduced or REDUCED / run.policy,
         teacher=None if run.teacher == NO_TEACHER else arguments.teacher or TEACHERS / run.teacher,
         start=None if run.start == NO_START else arguments.start or Path("models") / run.start,
-        machine=arguments.logs or LOGS / arguments.name,
+        machine=arguments.machine or LOGS / arguments.name,
     )
     pretrain(arguments.name, arguments.params, paths)
 

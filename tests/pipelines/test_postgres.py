@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -73,7 +74,8 @@ class Postgres:
         """What a power cut does."""
         parts = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         for part in parts:
-            part.kill()
+            with suppress(psutil.NoSuchProcess):  # children end by themselves when their master is gone
+                part.kill()
         self.process.wait()
         psutil.wait_procs(parts[1:], timeout=10)
 

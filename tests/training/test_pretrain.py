@@ -54,7 +54,7 @@ def command(params, toy_data, folder):
     return [
         *(sys.executable, "-m", "training", "pretrain", "--name", "toy-s0", "--params", str(params)),
         *("--raw", str(raw), "--valid", str(valid), "--out", str(folder / "model"), "--curves", str(folder / "log")),
-        *("--logs", str(folder / "machine")),
+        *("--machine", str(folder / "machine")),
     ]
 
 

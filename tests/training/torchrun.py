@@ -23,7 +23,7 @@ def torchrun_command(options: Sequence[str], params: Path, toy_data: tuple[Path,
         *(sys.executable, "-m", "torch.distributed.run", *options),
         *("-m", "training", "pretrain", "--name", "toy-s0", "--params", str(params)),
         *("--raw", str(raw), "--valid", str(valid), "--out", str(folder / "model"), "--curves", str(folder / "log")),
-        *("--logs", str(folder / "machine")),
+        *("--machine", str(folder / "machine")),
     ]
 
 

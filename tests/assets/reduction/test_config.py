@@ -78,6 +78,8 @@ concepts: {{}}
 studies: {{}}
 evaluation: {{}}
 report: {{}}
+promotions: {{}}
+automation: {{}}
 datasets: {{emoji: {{}}, other: {{}}}}
 embeddings: {{e: {{dataset: {of_embeddings}}}}}
 captioners: {{c: {{dataset: emoji}}}}

@@ -130,7 +130,6 @@ def test_scores_drop_the_noise_and_semdedup_the_copies_and_the_report_says_so(po
         "false captions",
         "copies beyond the first",
         "Most frequent",
-        "seconds",
     ):
         assert words in page
 
