@@ -27,7 +27,7 @@ from pipelines.process_group import Patience
 root = Path.cwd()
 job = experiment_job(load_project(root), DvcCommand(root, Patience(interrupt=30, terminate=2)))
 values = {"toy.steps": "600", "toy.seconds_per_step": "0.1"}
-config = {"ops": {"experiment": {"config": {"set": values, "targets": ["pretrain"], "name": "slow"}}}}
+config = {"ops": {"run_experiment": {"config": {"set": values, "targets": ["pretrain"], "name": "slow"}}}}
 job.execute_in_process(instance=DagsterInstance.get(), run_config=config, raise_on_error=False)
 """
 
