@@ -1,18 +1,14 @@
 """The one-command path: store, pipeline, push, leaderboard. A second run finds all of it done and only looks."""
 
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 import time
 from pathlib import Path
 
 from assets.atomic import write_json
-from assets.errors import DataError, message
 from assets.manifest import file_digest
 from assets.store import STORE_FOLDER, Store, StoreConfig, open_store
 from pipelines import store_server
+from pipelines.calls import dvc, say
 from pipelines.dvc_remote import REMOTE, configure_dvc_remote, remote_url
 from pipelines.leaderboard import PAGE, print_leaderboard
 from pipelines.params import PARAMS
@@ -56,11 +52,6 @@ def demo(profile: str | None = None) -> None:
     say(f"done in {time.monotonic() - started:.1f} s")
 
 
-def say(text: str) -> None:
-    """Print one line of the command's own progress to stderr."""
-    print(f"clipfoundry: {text}", file=sys.stderr, flush=True)
-
-
 def connect(config: StoreConfig) -> Store:
     """Start the store if it is ours, make sure that bucket and DVC remote are set up, and return it."""
     if config.embedded:
@@ -76,26 +67,9 @@ def configure(config: StoreConfig) -> Store:
     return store
 
 
-def dvc(*arguments: str) -> None:
-    """Run DVC in the current folder, its output going where ours goes.
-
-    Raises:
-        DataError: It failed.
-    """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    # the stages of dvc.yaml say "python": it must be the one with our packages, activated or not
-    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    if code := subprocess.run(command, env=os.environ | {"PATH": path}, check=False).returncode:
-        raise DataError(
-            message(
-                f'"dvc {" ".join(arguments)}" failed with exit code {code}', fix="mend what is said above and rerun"
-            )
-        )
-
-
 def repro(*targets: str) -> None:
     """Run every stage whose code, parameters or inputs changed; the graph itself renews the code stamps first."""
-    dvc("repro", *targets)
+    dvc(Path(), "repro", *targets)
 
 
 def push(store: Store) -> bool:
@@ -115,6 +89,6 @@ def push(store: Store) -> bool:
     filled = next(store.list_objects("dvc/"), None) is not None
     if filled and _PUSHED.is_file() and json.loads(_PUSHED.read_text(encoding="utf-8")) == state:
         return False
-    dvc("push", "-r", REMOTE)
+    dvc(Path(), "push", "-r", REMOTE)
     write_json(_PUSHED, state)
     return True

@@ -18,6 +18,7 @@ from dagster import (
 
 from evaluation.promotion.champions import CHAMPIONS, History, read_history
 from pipelines.dvc_project import PARAMS
+from pipelines.pages import page_address
 from pipelines.translator import fresh_within
 
 
@@ -96,7 +97,7 @@ def champion_metadata(root: Path, history: History) -> Mapping[str, MetadataValu
         "reason": MetadataValue.md(champion.reason),
         "path": MetadataValue.path(str(root / "models" / history.name)),
         "published": MetadataValue.text(champion.published or "nowhere"),
-        "page": MetadataValue.url(f"/pages/reports/promotion/{history.name}/index.html"),
+        "page": MetadataValue.url(page_address(f"reports/promotion/{history.name}/index.html")),
         "history": MetadataValue.md(_table(history)),
         **{metric: MetadataValue.float(score) for metric, score in champion.scores.items()},
     }

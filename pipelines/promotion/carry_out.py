@@ -11,7 +11,7 @@ from pathlib import Path
 
 from assets.errors import DataError, message
 from evaluation.promotion.champions import CHAMPIONS, ChampionEvent, History, history_path, read_history, write_history
-from pipelines.promotion.calls import dvc, say
+from pipelines.calls import dvc, say
 from pipelines.promotion.folder import MODELS, add_to_dvc, copy_model, dvc_file, restore
 from pipelines.promotion.plan import Plan, drop_plan, write_plan
 from pipelines.promotion.publish import Target, publish

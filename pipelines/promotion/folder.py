@@ -10,7 +10,7 @@ from assets.errors import DataError, message
 from assets.manifest import MANIFEST, verify_manifest, version_of
 from assets.section import read_yaml
 from evaluation.promotion.champions import ChampionVersion
-from pipelines.promotion.calls import dvc, try_dvc
+from pipelines.calls import dvc, try_dvc
 
 MODELS = Path("models")
 
@@ -117,7 +117,7 @@ def restore(root: Path, name: str, entry: ChampionVersion, remote: bool) -> None
     checkout = ("checkout", "--quiet", "--force", dvc_file(name))
     if not remote:
         dvc(root, *checkout)
-    elif not (_in_cache(root, entry.md5) and try_dvc(root, *checkout)):
+    elif not (_in_cache(root, entry.md5) and try_dvc(root, *checkout) == 0):
         dvc(root, "pull", "--force", dvc_file(name))
     check_whole(folder)
     if not holds(folder, entry.model):

@@ -10,7 +10,7 @@ from assets.folder_lock import folder_lock
 from assets.manifest import version_of
 from assets.store import Store
 from evaluation.promotion.champions import CHAMPIONS, ChampionVersion, History, history_path, read_history
-from pipelines.promotion.calls import say
+from pipelines.calls import say
 from pipelines.promotion.carry_out import Promoted, carry_out, committed_paths, nothing
 from pipelines.promotion.folder import MODELS, check_whole, holds
 from pipelines.promotion.plan import PROMOTED, WORK, Plan, drop_plan, now, read_plan, write_plan

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from assets.errors import ConfigError, DataError, message
-from pipelines.promotion.calls import ask_git, git
+from pipelines.calls import ask_git, git
 
 STAGE = "production"
 _NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assets.errors import ConfigError, DataError, message
-from pipelines.promotion.calls import ask_git, git
+from pipelines.calls import ask_git, git
 
 _OURS = re.compile(r"dvc\.lock|(batches|champions)/.+|models/[^/]+\.dvc")
 _MOST_NAMED = 5

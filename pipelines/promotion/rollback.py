@@ -7,7 +7,7 @@ from assets.errors import DataError, message
 from assets.folder_lock import folder_lock
 from assets.store import Store
 from evaluation.promotion.champions import CHAMPIONS, ChampionVersion, History, read_history
-from pipelines.promotion.calls import say
+from pipelines.calls import say
 from pipelines.promotion.carry_out import Promoted, carry_out, committed_paths, nothing
 from pipelines.promotion.folder import check_restorable
 from pipelines.promotion.plan import ROLLED_BACK, WORK, Plan, drop_plan, now, read_plan, write_plan

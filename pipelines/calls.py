@@ -1,4 +1,4 @@
-"""How promotions call git and DVC, and the one way they speak to the person at the terminal."""
+"""How commands call git and DVC, and the one way they speak to the person at the terminal."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from assets.errors import DataError, message
 
 
 def say(text: str) -> None:
-    """Print one line of progress to stderr."""
+    """Print one line of the command's own progress to stderr."""
     print(f"clipfoundry: {text}", file=sys.stderr, flush=True)
 
 
@@ -43,12 +43,13 @@ def ask_git(root: Path, *arguments: str) -> str | None:
     return None if done.returncode else done.stdout.rstrip("\n")
 
 
-def try_dvc(root: Path, *arguments: str) -> bool:
-    """Run DVC in a project, its output going where ours goes, and say whether it went well."""
+def try_dvc(root: Path, *arguments: str) -> int:
+    """Run DVC in a project, its output going where ours goes, and return its exit code."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    # the stages of dvc.yaml say "python": it must be the one with our packages, activated or not
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     env = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(command, cwd=root, env=env, check=False).returncode == 0
+    return subprocess.run(command, cwd=root, env=env, check=False).returncode
 
 
 def dvc(root: Path, *arguments: str) -> None:
@@ -57,5 +58,9 @@ def dvc(root: Path, *arguments: str) -> None:
     Raises:
         DataError: It failed.
     """
-    if not try_dvc(root, *arguments):
-        raise DataError(message(f'"dvc {" ".join(arguments)}" failed', fix="mend what is said above and rerun"))
+    if code := try_dvc(root, *arguments):
+        raise DataError(
+            message(
+                f'"dvc {" ".join(arguments)}" failed with exit code {code}', fix="mend what is said above and rerun"
+            )
+        )
